@@ -1,0 +1,1 @@
+"""HTTP: health, status page, read-only API."""
