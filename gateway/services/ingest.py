@@ -16,17 +16,15 @@ import msgspec
 
 from gateway.core.messages import DeadLetter, RawMessage, Reason, Rejection
 from gateway.core.readings import Reading
-from gateway.core.statistics import MessageStats
+from gateway.core.message_stats import MessageStats
 from gateway.core.validation import Rules, Trimmed, parse
 from gateway.errors import StoreError
 from gateway.ports import Clock, Receipt
-from gateway.store import dead_letters, readings
+from gateway.store import animals, dead_letters, readings
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-ANIMALS_MAX = 5000
-"""A bound on ghost ids (decision 9): 5000 × about 25 KB of window is 125 MB, the most a Pi should give."""
 BACKLOG_COMMIT_S_MIN = 0.05
 """At most 20 commits a second for connections that wait (DESIGN, step 5)."""
 RETRY_S = 1.0
@@ -45,11 +43,14 @@ class IngestLimits(msgspec.Struct, frozen=True):
         batch_max: readings that trigger a commit at once.
         queue_max: QoS 0 messages beyond this many waiting ones are dropped and counted.
             QoS 1 and 2 are bounded by 64 unacknowledged publishes a connection.
+        animals_max: a bound on ghost ids (decision 9): 5000 × about 25 KB of detector
+            window is 125 MB, the most a Pi should give.
     """
 
     commit_window_s: float = 0.5
     batch_max: int = 512
     queue_max: int = 10_000
+    animals_max: int = 5000
 
 
 class _Batch:
@@ -111,7 +112,7 @@ class Ingest:
 
     async def restore(self) -> None:
         """Learn which animals the store already knows."""
-        self._animals = set(await self._database.read(readings.cow_ids))
+        self._animals = set(await self._database.read(animals.cow_ids))
 
     def accept(self, message: RawMessage, receipt: Receipt) -> None:
         """Judge one publish of a sensor row and queue it for the next commit. Never blocks."""
@@ -129,9 +130,10 @@ class Ingest:
                 log.warning(verdict.warning)
                 verdict = verdict.reading
             if verdict.cow_id not in self._animals and not self._admit(verdict.cow_id):
+                limit = self._limits.animals_max
                 text = (
-                    f"Too many animals: cow_id={verdict.cow_id} would be number {ANIMALS_MAX + 1} "
-                    f"(limit {ANIMALS_MAX}; check for collars that invent ids)"
+                    f"Too many animals: cow_id={verdict.cow_id} would be number {limit + 1} "
+                    f"(limit {limit}; check for collars that invent ids)"
                 )
                 self._reject(message, Rejection(Reason.TOO_MANY_ANIMALS, text))
             else:
@@ -186,7 +188,7 @@ class Ingest:
         log.info(self.stats.line())
 
     def _admit(self, cow_id: str) -> bool:
-        if len(self._animals) >= ANIMALS_MAX:
+        if len(self._animals) >= self._limits.animals_max:
             return False
         self._animals.add(cow_id)
         return True
