@@ -1,0 +1,249 @@
+"""What single keys cannot say: pairs that contradict each other, and what is unwise.
+
+Pure but for the time zone database, which belongs to the machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import zoneinfo
+from collections.abc import Collection, Iterator
+
+from gateway.config.faults import Contradiction
+from gateway.config.schema import Config, is_local, is_loopback
+
+STANDARD_PORT = 1883
+
+
+def contradictions(config: Config) -> Iterator[Contradiction]:
+    """Everything that must stop the start."""
+    yield from _site(config)
+    yield from _mqtt(config)
+    yield from _broker(config)
+    yield from _topics(config)
+    yield from _files(config)
+    yield from _service(config)
+    yield from _uplink(config)
+    yield from _panel(config)
+
+
+def _site(config: Config) -> Iterator[Contradiction]:
+    if config.mode == "production":
+        yield Contradiction(
+            ("mode",),
+            "production demands authentication and TLS, which this version's broker does not have yet; "
+            "use mode: standard on a network that only you can reach",
+        )
+    zone = config.site.timezone
+    try:
+        zoneinfo.ZoneInfo(zone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        if zone != "UTC":  # a machine without the database still knows UTC
+            yield Contradiction(
+                ("site.timezone",),
+                f'"{zone}" is no time zone this machine knows; write one like Europe/Berlin',
+            )
+
+
+def _mqtt(config: Config) -> Iterator[Contradiction]:
+    mqtt = config.mqtt
+    if not is_local(mqtt.broker_host):
+        yield Contradiction(
+            ("mqtt.broker_host",),
+            f'"{mqtt.broker_host}" is another machine, and this version cannot read from a broker elsewhere; '
+            "write localhost and let the sensors connect to this gateway",
+        )
+    if mqtt.reconnect.max_delay_s < mqtt.reconnect.initial_delay_s:
+        yield Contradiction(
+            ("mqtt.reconnect.max_delay", "mqtt.reconnect.initial_delay"), "is shorter than initial_delay"
+        )
+    yield from _credentials("mqtt", mqtt.username, mqtt.password)
+    if mqtt.ca_certs and not mqtt.use_tls:
+        yield Contradiction(("mqtt.ca_certs", "mqtt.use_tls"), "has no effect without use_tls: true")
+    if not is_loopback(config.broker.host) and is_local(mqtt.broker_host):
+        what = "use_tls" if mqtt.use_tls else "username" if mqtt.username else ""
+        if what:
+            yield Contradiction(
+                (f"mqtt.{what}", "broker.host"),
+                "the embedded broker cannot do this yet, and broker.host opens it to the network; "
+                "set broker.host: 127.0.0.1, or remove this key to accept an open broker knowingly",
+            )
+
+
+def _credentials(section: str, username: str | None, password: str | None) -> Iterator[Contradiction]:
+    if (username is None) != (password is None):
+        given, absent = ("username", "password") if password is None else ("password", "username")
+        yield Contradiction(
+            (f"{section}.{given}", f"{section}.{absent}"), f"is set without {absent}; set both or none"
+        )
+
+
+def _address_fault(host: str) -> str | None:
+    """Why a listening address is none; a name could resolve to anything."""
+    if host == "localhost":
+        return None
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return f'"{host}" is no address of this machine; write 127.0.0.1, 0.0.0.0 or one of its IP addresses'
+    return None
+
+
+def _broker(config: Config) -> Iterator[Contradiction]:
+    broker = config.broker
+    fault = _address_fault(broker.host)
+    if fault:
+        yield Contradiction(("broker.host",), fault)
+    elif not is_loopback(broker.host) and not broker.allow_anonymous:
+        yield Contradiction(
+            ("broker.host", "broker.allow_anonymous"),
+            f"{broker.host} is reachable from the network and this version has no passwords yet; "
+            "set 127.0.0.1, or write broker.allow_anonymous: true if everyone on that network may publish",
+        )
+    if broker.port not in {None, config.mqtt.broker_port} and config.mqtt.broker_port != STANDARD_PORT:
+        yield Contradiction(
+            ("broker.port", "mqtt.broker_port"),
+            f"differs from mqtt.broker_port ({config.mqtt.broker_port}); keep one of the two",
+        )
+
+
+def _filter_fault(pattern: str) -> str | None:
+    """Why a text is no MQTT topic filter (MQTT 3.1.1, 4.7)."""
+    levels = pattern.split("/")
+    if not pattern:
+        return "must not be empty"
+    if any("+" in level and level != "+" for level in levels):
+        return f'"{pattern}": + must stand alone between two slashes'
+    if any("#" in level and (level != "#" or at < len(levels) - 1) for at, level in enumerate(levels)):
+        return f'"{pattern}": # must stand alone at the end'
+    return None
+
+
+def _topics(config: Config) -> Iterator[Contradiction]:
+    pattern = config.mqtt.topic_pattern
+    fault = _filter_fault(pattern)
+    if fault is None and (pattern.count("+") != 1 or not pattern.endswith("/+")):
+        fault = f'"{pattern}" must end in /+ (the cow_id) and have no other wildcard'
+    if fault:
+        yield Contradiction(("mqtt.topic_pattern",), fault)
+    for key in ("open_topics", "denied_topics"):
+        for number, topic in enumerate(getattr(config.broker, key)):
+            wrong = _filter_fault(topic) if isinstance(topic, str) else None
+            if wrong:
+                yield Contradiction((f"broker.{key}[{number}]",), wrong)
+    prefix = config.uplink.topic_prefix
+    if set("+#") & set(prefix) or prefix.startswith(("$", "/")) or prefix.endswith("/"):
+        yield Contradiction(
+            ("uplink.topic_prefix",), f'"{prefix}" must be plain levels like artemis/upstream, without + # $'
+        )
+
+
+def _files(config: Config) -> Iterator[Contradiction]:
+    if not config.database.enable_wal:
+        yield Contradiction(
+            ("database.enable_wal",), "the store always uses WAL mode; write true or remove the key"
+        )
+    seen: dict[str, str] = {}
+    for path, file in (
+        ("database.path", config.database.path),
+        ("store.farm_register", config.store.farm_register),
+        ("logging.log_file", config.logging.log_file),
+    ):
+        if file is None:
+            continue
+        if file in seen:
+            yield Contradiction((path, seen[file]), f"names the same file as {seen[file]}")
+        seen.setdefault(file, path)
+
+
+def _service(config: Config) -> Iterator[Contradiction]:
+    service = config.service
+    if not service.enable_health_check:
+        return
+    fault = _address_fault(service.health_check_host)
+    if fault:
+        yield Contradiction(("service.health_check_host",), fault)
+    elif not is_loopback(service.health_check_host) and not service.allow_anonymous:
+        yield Contradiction(
+            ("service.health_check_host", "service.allow_anonymous"),
+            f"{service.health_check_host} is reachable from the network and the pages have no login yet; "
+            "set 127.0.0.1, or write service.allow_anonymous: true if everyone there may see them",
+        )
+    if service.health_check_port == config.broker_port:
+        yield Contradiction(
+            ("service.health_check_port", "mqtt.broker_port", "broker.port"),
+            f"{service.health_check_port} is the broker's port too; give each its own",
+        )
+
+
+def _uplink(config: Config) -> Iterator[Contradiction]:
+    uplink = config.uplink
+    yield from _credentials("uplink", uplink.username, uplink.password)
+    if uplink.ca_certs and not uplink.use_tls:
+        yield Contradiction(("uplink.ca_certs", "uplink.use_tls"), "has no effect without use_tls: true")
+    if not uplink.enabled:
+        return
+    if uplink.host is None:
+        yield Contradiction(("uplink.host", "uplink.enabled"), "is missing, and uplink.enabled is true")
+    elif is_local(uplink.host) and uplink.port == config.broker_port:
+        yield Contradiction(
+            ("uplink.port", "uplink.host", "mqtt.broker_port", "broker.port"),
+            "is this gateway's own broker; it would send to itself",
+        )
+
+
+def _panel(config: Config) -> Iterator[Contradiction]:
+    seen: dict[int, str] = {}
+    for key in ("red_pin", "green_pin", "blue_pin", "buzzer_pin", "button_pin"):
+        pin = getattr(config.panel, key)
+        if pin is None:
+            continue
+        if pin in seen:
+            yield Contradiction((f"panel.{key}", f"panel.{seen[pin]}"), f"uses pin {pin} like {seen[pin]}")
+        seen.setdefault(pin, key)
+
+
+def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> Iterator[Contradiction]:
+    """What works and should still be known; said by `check` and at every start.
+
+    Args:
+        config: a configuration without faults.
+        jobs_without_detectors: names of `detector_schedules` that this version accepts and
+            has no detector for; app.py knows them from DETECTORS.
+    """
+    broker, mqtt, uplink = config.broker, config.mqtt, config.uplink
+    for job, schedule in config.detector_schedules.items():
+        if job in jobs_without_detectors and schedule.enabled:
+            yield Contradiction(
+                (f"detector_schedules.{job}",), "accepted, but this version has no detector for it yet"
+            )
+    if not is_loopback(broker.host):
+        yield Contradiction(
+            ("broker.allow_anonymous",), f"everyone who reaches {broker.host} may publish and subscribe"
+        )
+        if broker.open_topics:
+            yield Contradiction(
+                ("broker.open_topics",),
+                "lets the network use topics the gateway does not know; [] leaves its own only",
+            )
+    elif mqtt.use_tls:
+        yield Contradiction(
+            ("mqtt.use_tls",),
+            f"the embedded broker has no TLS yet; it listens unencrypted, on {broker.host} only",
+        )
+    if is_loopback(broker.host) and mqtt.username:
+        yield Contradiction(
+            ("mqtt.username",),
+            f"the embedded broker asks for no password yet; it listens on {broker.host} only",
+        )
+    if not is_loopback(mqtt.broker_host) and is_loopback(broker.host):
+        yield Contradiction(
+            ("mqtt.broker_host",), f"means this machine; the listening address is broker.host ({broker.host})"
+        )
+    if not is_loopback(config.service.health_check_host):
+        yield Contradiction(
+            ("service.allow_anonymous",),
+            f"everyone who reaches {config.service.health_check_host} may see the pages",
+        )
+    if uplink.enabled and uplink.password and not uplink.use_tls and not is_local(uplink.host or ""):
+        yield Contradiction(("uplink.use_tls",), f"the password goes to {uplink.host} unencrypted")

@@ -1,0 +1,220 @@
+"""What can be configured: sections, types, units, bounds and defaults.
+
+Keys are document 0's where it has them (decision 37); field names add the unit where the
+key lacks it. The defaults here and the example in config/gateway.yaml are kept equal by a
+test. To add a section that lives in core (a detector's policy), name its struct as a
+field: `convert` walks any frozen msgspec struct, and reports what its `__post_init__`
+raises as ValueError.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Pin = Annotated[int, Meta(ge=2, le=27)]
+"""BCM number on the 40-pin header; 0 and 1 belong to the HAT's identification."""
+Text = Annotated[str, Meta(min_length=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+"""Waiting times; more than a day is a typing mistake."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_local(host: str) -> bool:
+    """Whether document 0's `broker_host` means this machine, hence the embedded broker."""
+    return is_loopback(host) or host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """The farm. `timezone` is where timestamps without a zone belong (decision 7)."""
+
+    timezone: Text = "UTC"
+
+
+class Reconnect(msgspec.Struct, frozen=True, kw_only=True):
+    """Waits between attempts: first, longest, and the factor between (S0-031..033)."""
+
+    initial_delay_s: Seconds = field(default=5.0, name="initial_delay")
+    max_delay_s: Seconds = field(default=60.0, name="max_delay")
+    backoff_multiplier: Annotated[float, Meta(ge=1, le=10)] = 2.0
+
+
+class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
+    """Document 0's broker settings (S0-024..033, S0-047).
+
+    A local `broker_host` means the embedded broker, which listens on `broker_port`.
+    `keepalive` is in seconds. `reconnect` also paces the uplink.
+    """
+
+    broker_host: Text = "localhost"
+    broker_port: Port = 1883
+    topic_pattern: Text = "artemis/sensors/+"
+    client_id: Annotated[str, Meta(min_length=1, max_length=128)] = "artemis_subscriber"
+    keepalive_s: Annotated[int, Meta(ge=5, le=65535)] = field(default=60, name="keepalive")
+    qos: Annotated[int, Meta(ge=0, le=2)] = 1
+    username: Text | None = None
+    password: Text | None = None
+    use_tls: bool = False
+    ca_certs: Text | None = None
+    reconnect: Reconnect = Reconnect()
+
+
+class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the front door (decision 24); named as in drivers/broker."""
+
+    packet_size_max: Annotated[int, Meta(ge=1024, le=1_048_576)] = 65_536
+    connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 2000
+    connections_per_address_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    connect_timeout_s: Seconds = 10.0
+
+
+class Broker(msgspec.Struct, frozen=True, kw_only=True):
+    """The embedded broker's door (decisions 23 and 34). `port` None = `mqtt.broker_port`."""
+
+    host: Text = "127.0.0.1"
+    port: Port | None = None
+    allow_anonymous: bool = False
+    open_topics: tuple[str, ...] = ("#",)
+    denied_topics: tuple[str, ...] = ("test/nosubscribe",)
+    limits: BrokerLimits = BrokerLimits()
+
+
+class Database(msgspec.Struct, frozen=True, kw_only=True):
+    """The store's file (S0-034..036). `timeout` is seconds to wait for a lock."""
+
+    path: Text = "data/alert_state.db"
+    timeout_s: Seconds = field(default=5.0, name="timeout")
+    enable_wal: bool = True
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """How often readings reach the disk, and where the farm register lies."""
+
+    commit_window_ms: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    farm_register: Text = "data/farm.json"
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """How often one job runs: minutes or hours, not both (S0-037..041)."""
+
+    ALTERNATIVES: ClassVar[tuple[tuple[str, ...], ...]] = (("interval_minutes", "interval_hours"),)
+
+    interval_minutes: Annotated[float, Meta(gt=0, le=10_080)] | None = None  # up to a week
+    interval_hours: Annotated[float, Meta(gt=0, le=168)] | None = None
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        """A job without an interval would never run."""
+        if self.interval_minutes is None and self.interval_hours is None:
+            raise ValueError("needs interval_minutes or interval_hours")
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two runs."""
+        return (self.interval_minutes or 0.0) * 60.0 + (self.interval_hours or 0.0) * 3600.0
+
+
+class DetectorSchedules(msgspec.Struct, frozen=True, kw_only=True):
+    """Document 0's four jobs with its intervals."""
+
+    immediate_detection: Schedule = Schedule(interval_minutes=2)
+    inactivity_detection: Schedule = Schedule(interval_minutes=30)
+    health_scoring: Schedule = Schedule(interval_minutes=15)
+    estrus_detection: Schedule = Schedule(interval_hours=6)
+
+    def items(self) -> tuple[tuple[str, Schedule], ...]:
+        """(job, schedule), in the order of the file."""
+        return tuple((name, getattr(self, name)) for name in self.__struct_fields__)
+
+
+class Logging(msgspec.Struct, frozen=True, kw_only=True):
+    """Document 0's log settings (S0-042..046). `log_file` None = no file."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_file: Text | None = "logs/realtime_service.log"
+    max_bytes: Annotated[int, Meta(gt=0)] = 10_485_760
+    backup_count: Annotated[int, Meta(ge=0, le=1000)] = 5
+    log_to_console: bool = True
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """The HTTP side (S0-048, S2-009): /health, the status page, /health/mqtt-monitor."""
+
+    enable_health_check: bool = True
+    health_check_host: Text = "127.0.0.1"
+    health_check_port: Port = 8080
+    allow_anonymous: bool = False
+    enable_mqtt_monitor: bool = True
+
+
+class Performance(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on memory (S0-049, S0-050).
+
+    `max_queue_size`: readings that may wait for the disk; about 500 bytes each.
+    `cache_max_size`: animals the detectors keep in memory; about 25 kB each.
+    """
+
+    max_queue_size: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000
+    cache_max_size: Annotated[int, Meta(ge=1, le=5000)] = 5000
+
+
+class Uplink(msgspec.Struct, frozen=True, kw_only=True):
+    """The MQTT broker upstream that gets alerts and, if wanted, readings."""
+
+    enabled: bool = False
+    host: Text | None = None
+    port: Port = 1883
+    username: Text | None = None
+    password: Text | None = None
+    use_tls: bool = False
+    ca_certs: Text | None = None
+    topic_prefix: Text = "artemis/upstream"
+    readings: bool = True
+    readings_interval_s: Seconds = 300.0
+
+
+class PanelPins(msgspec.Struct, frozen=True, kw_only=True):
+    """Lamp, buzzer and button; pins are BCM numbers, None = not wired."""
+
+    driver: Literal["auto", "gpio", "mock", "off"] = "auto"
+    red_pin: Pin = 17
+    green_pin: Pin = 27
+    blue_pin: Pin = 22
+    buzzer_pin: Pin | None = 23
+    button_pin: Pin | None = 24
+    active_high: bool = True
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration. `mode: production` demands authentication and TLS (S3-049)."""
+
+    mode: Literal["standard", "production"] = "standard"
+    site: Site = Site()
+    mqtt: Mqtt = Mqtt()
+    broker: Broker = Broker()
+    database: Database = Database()
+    store: Store = Store()
+    detector_schedules: DetectorSchedules = DetectorSchedules()
+    logging: Logging = Logging()
+    service: Service = Service()
+    performance: Performance = Performance()
+    uplink: Uplink = Uplink()
+    panel: PanelPins = PanelPins()
+
+    @property
+    def broker_port(self) -> int:
+        """The port the embedded broker listens on."""
+        return self.broker.port or self.mqtt.broker_port
