@@ -9,30 +9,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
 
-from gateway import __version__
 from gateway.config import Config
+from gateway.config import schema as sections
 from gateway.core.alert_event import event_json
 from gateway.core.alerts import Alert
 from gateway.core.delivery import BackoffPolicy
 from gateway.core.detection import JOBS_WITHOUT_DETECTORS
 from gateway.core.findings import Finding
-from gateway.core.signals import Signal
+from gateway.core.severity import Severity
 from gateway.core.topics import RouteTable, default_routes
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
+from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker.embedded import EmbeddedBroker
 from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink, UplinkTarget
-from gateway.errors import GatewayError, StoreError
+from gateway.errors import StoreError
 from gateway.ports import Clock
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
@@ -47,12 +49,13 @@ from gateway.web.status import GatewayStatus
 
 log = logging.getLogger(__name__)
 
-STOP_S_MAX: Final = 30.0
-"""Shutdown takes at most this long, whatever still runs (decision 32, S0-074)."""
 DRAIN_S_MAX: Final = 10.0
 """Of that, the time readings that are already here may take to reach the disk."""
 LOOK_EVERY_S: Final = 2.0
 """How often clock, uplink and watchdog are looked at."""
+STORE_SILENCE_S_MAX: Final = 60.0
+"""A writer thread that has not answered for this long is hung: twice the longest fsync seen on
+a dying card (about 30 s); an answer of "disk full" is an answer (decision 41)."""
 
 
 class Gateway:
@@ -354,12 +357,43 @@ def _pins(config: Config) -> panel_driver.Pins:
     )
 
 
+def _door_limits(config: Config) -> DoorLimits:
+    limits = config.broker.limits
+    return DoorLimits(
+        packet_size_max=limits.packet_size_max,
+        connections_max=limits.connections_max,
+        connections_per_address_max=limits.connections_per_address_max,
+        connect_timeout_s=limits.connect_timeout_s,
+    )
+
+
+def panel_off(config: Config) -> None:
+    """Lamp and buzzer off, whatever state a killed gateway left the pins in.
+
+    Raises:
+        ConfigError: a pin cannot be driven; names it.
+    """
+    panel_driver.all_pins_off(_pins(config))
+
+
+def service_log(config: Config) -> AbstractContextManager[None]:
+    """The log of the `logging` section, for as long as the block runs."""
+    section = config.logging
+    return logfile.service_log(
+        level=section.level,
+        log_file=Path(section.log_file) if section.log_file else None,
+        max_bytes=section.max_bytes,
+        backup_count=section.backup_count,
+        console=section.log_to_console,
+    )
+
+
 def private_config(folder: Path) -> Config:
-    """A gateway of its own for replay: any free port, no page, no pins, its store in `folder`."""
+    """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
     return Config(
-        mqtt=Mqtt(broker_port=0),
-        database=DatabaseSection(path=str(folder / "alert_state.db")),
-        store=Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
-        service=Service(enable_health_check=False),
-        panel=PanelPins(driver="mock"),
+        mqtt=sections.Mqtt(broker_port=0),
+        database=sections.Database(path=str(folder / "alert_state.db")),
+        store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
+        service=sections.Service(enable_health_check=False),
+        panel=sections.PanelPins(driver="mock"),
     )

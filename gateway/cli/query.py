@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.app import newest_alerts, newest_readings
+from gateway.offline import newest_alerts, newest_readings
 from gateway.cli.options import ConfigFile, load_config
 from gateway.core.alerts import Alert
 from gateway.core.readings import Reading

@@ -24,7 +24,7 @@ _QUIET = ("amqtt", "transitions", "asyncio", "schedule", "aiohttp.access", "mqtt
 
 
 class _BoundedHandler(logging.handlers.QueueHandler):
-    """Drops instead of raising when the writer thread cannot keep up."""
+    """Drops instead of raising when the writer thread cannot keep up; `flush` waits until all is written."""
 
     dropped = 0
 
@@ -33,6 +33,9 @@ class _BoundedHandler(logging.handlers.QueueHandler):
             self.queue.put_nowait(record)
         except queue.Full:
             _BoundedHandler.dropped += 1
+
+    def flush(self) -> None:
+        self.queue.join()  # type: ignore[union-attr]  # a queue.Queue: see service_log
 
 
 def dropped_records() -> int:
