@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -41,18 +41,19 @@ def demo_clock() -> ScaledClock:
     return ScaledClock(int((time.time() - PAST_H * 3600) * 1000), SPEED)
 
 
-@contextmanager
-def simulated_herd(port: int, start_ms: int) -> Iterator[None]:
+@asynccontextmanager
+async def simulated_herd(port: int, start_ms: int) -> AsyncIterator[None]:
     """`barn-sim` for as long as the block runs; the wire format is the only bond."""
     start = datetime.fromtimestamp(start_ms / 1000, UTC).isoformat()
-    command = [sys.executable, "-m", "sensor_sim", "--port", str(port), "--scenario", "demo", "--quiet"]
-    herd = subprocess.Popen(
-        [*command, "--speed", str(SPEED), "--start", start, "--duration", "forever"],
+    herd = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sensor_sim", "--port", str(port), "--scenario", "demo", "--quiet"),
+        *("--speed", str(SPEED), "--start", start, "--duration", "forever"),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,  # Ctrl+C is the gateway's to handle
     )
     try:
         yield
     finally:
-        herd.terminate()
-        herd.wait(timeout=10)
+        if herd.returncode is None:
+            herd.terminate()
+        await herd.wait()

@@ -20,6 +20,7 @@ from gateway.errors import GatewayError
 log = logging.getLogger(__name__)
 
 RULE: Final = "=" * 70
+EXAMPLE_QUERY: Final = "SELECT * FROM sensor_data LIMIT 5;"
 
 
 def run(
@@ -52,7 +53,7 @@ async def _serve(config: Config, *, demo: bool) -> None:
         try:
             _say_running(gateway, demo=demo)
             herd = simulated_herd(gateway.broker.port, clock.now_ms()) if demo else contextlib.nullcontext()
-            with herd:
+            async with herd:
                 await gateway.serve()
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -71,7 +72,7 @@ def _say_running(gateway: Gateway, *, demo: bool) -> None:
         _say(f"  Status page: http://127.0.0.1:{gateway.web.port}/")
     if demo:
         _say(
-            f"  Readings:    sqlite3 {gateway.config.database.path} 'SELECT * FROM sensor_data LIMIT 5;'",
+            f"  Readings:    sqlite3 {gateway.config.database.path} '{EXAMPLE_QUERY}'",
             f"  Log:         tail -f {gateway.config.logging.log_file}",
             "  Watch for:   COW_003 gets a fever, COW_005's collar sticks, COW_007 falls silent",
         )

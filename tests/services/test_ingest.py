@@ -24,6 +24,15 @@ from gateway.store.database import Database
 NOW_MS = 1_764_081_005_000
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds; the caller's timeout bounds it."""
+    turn = asyncio.Event()
+    while not condition():
+        asyncio.get_running_loop().call_later(0.002, turn.set)
+        await turn.wait()
+        turn.clear()
+
+
 class Receipts:
     """Numbers receipts and notes in which order they were settled."""
 
@@ -128,12 +137,10 @@ def test_a_full_batch_and_a_waiting_connection_do_not_wait_for_the_window(tmp_pa
     async def work(rig: Rig) -> None:
         for minute in range(4):
             rig.publish(minute=minute)
-        while len(rig.receipts.settled) < 4:  # by size
-            await asyncio.sleep(0)
+        await until(lambda: len(rig.receipts.settled) == 4)  # by size
         rig.publish(minute=5)
         rig.ingest.hurry()
-        while len(rig.receipts.settled) < 5:  # by a connection that waits
-            await asyncio.sleep(0.001)
+        await until(lambda: len(rig.receipts.settled) == 5)  # by a connection that waits
 
     with_rig(tmp_path / "a.db", work, commit_window_s=3600.0, batch_max=4)
 
@@ -192,13 +199,11 @@ def test_while_the_store_cannot_write_nothing_is_acknowledged_and_nothing_lost(
     async def work(rig: Rig) -> None:
         blocker.execute("BEGIN IMMEDIATE")
         rig.publish(minute=1)
-        while not rig.store_states:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(rig.store_states))
         assert rig.receipts.settled == []
         blocker.execute("ROLLBACK")
         await rig.ingest.drain()
 
-    rig = Rig.__new__(Rig)
     try:
         monkeypatch.setattr(Database.open.__func__, "__kwdefaults__", {"timeout_s": 0.05})
         rig = with_rig(tmp_path / "a.db", work)
@@ -258,15 +263,14 @@ def test_the_statistics_line_comes_after_a_moment_and_then_while_messages_flow(
     monkeypatch.setattr(ingest_module, "STATS_FIRST_S", 0.02)
     monkeypatch.setattr(ingest_module, "STATS_EVERY_S", 0.05)
 
-    async def lines(count: int) -> None:
-        while sum(line.startswith("Message stats") for line in caplog.messages) < count:
-            await asyncio.sleep(0.005)
+    def lines() -> int:
+        return sum(line.startswith("Message stats") for line in caplog.messages)
 
     async def work(rig: Rig) -> None:
         rig.publish(minute=1)
-        await lines(1)
+        await until(lambda: lines() == 1)
         rig.publish(minute=2)
-        await lines(2)
+        await until(lambda: lines() == 2)
 
     with_rig(tmp_path / "a.db", work)
     found = [line for line in caplog.messages if line.startswith("Message stats")]
