@@ -176,8 +176,9 @@ class Supervisor:
                 job.restarts += 1
                 job.last_fault = f"{type(error).__name__}: {error}"
                 # A fault with a remedy speaks for itself; anything else is a bug and needs its trace.
-                trace = None if isinstance(error, GatewayError) else error
-                log.error("Task %s failed, again in %.1f s: %s", job.name, wait_s, error, exc_info=trace)
+                bug = not isinstance(error, GatewayError)
+                text = "Task %s failed, again in %.1f s: %s"
+                log.error(text, job.name, wait_s, error, exc_info=bug)  # noqa: TRY400 - trace only for bugs
                 await self._clock.sleep(wait_s)
             else:
                 return

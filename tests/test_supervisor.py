@@ -94,8 +94,8 @@ def test_a_fault_with_a_remedy_is_logged_without_a_trace(caplog: pytest.LogCaptu
     run(scene)
     known, bug = caplog.records
     assert "free some space" in known.getMessage()
-    assert known.exc_info is None
-    assert bug.exc_info is not None
+    assert not known.exc_info
+    assert bug.exc_info
 
 
 def test_stop_cancels_the_newest_first_and_only_whom_it_is_told() -> None:

@@ -213,7 +213,7 @@ class _HandshakeBound(ssl.SSLSocket):
         self.settimeout(TLS_S_MAX)
         try:
             super().do_handshake(block)
-        except BaseException:
+        except OSError:
             self.close()
             raise
 

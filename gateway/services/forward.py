@@ -13,6 +13,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -197,19 +198,23 @@ class Forward:
     # Readings ----------------------------------------------------------------------------------
 
     async def _send_slices(self) -> RetryLater | None:
-        """One cycle over the changed slices; events overtake."""
-        if not self._cycle and not await self._begin_cycle():
-            return None
-        try:
-            while self._cycle:
-                if trouble := await self._send_events():
+        """One cycle over the changed slices, or more after an outage; events overtake."""
+        while self._cycle or await self._begin_cycle():
+            try:
+                if trouble := await self._send_cycle():
                     return trouble
-                if isinstance(answer := await self._send_slice(self._cycle[0]), RetryLater):
-                    return answer
-                self._acknowledged.append(self._cycle.popleft())
-                await self._settle_if_due()
-        finally:
-            await self._settle()
+            finally:
+                await self._settle()
+        return None
+
+    async def _send_cycle(self) -> RetryLater | None:
+        while self._cycle:
+            if trouble := await self._send_events():
+                return trouble
+            if isinstance(answer := await self._send_slice(self._cycle[0]), RetryLater):
+                return answer
+            self._acknowledged.append(self._cycle.popleft())
+            await self._settle_if_due()
         return None
 
     async def _begin_cycle(self) -> bool:
@@ -255,7 +260,7 @@ class Forward:
         if not moved and not done:
             return
 
-        def commit(db: sqlite3.Connection) -> None:
+        def commit(db: Any) -> None:  # a connection; its type is the store's affair
             if moved:
                 outbox.advance(db, self._destination, seq)
             for part in done:
