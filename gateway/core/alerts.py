@@ -1,4 +1,13 @@
-"""The alert law: what an alert does next (decisions 16–22)."""
+"""The alert law: what an alert does next (decisions 16–22). Pure; `services/alarm` runs it on the loop.
+
+One alert per (subject, kind, episode). `step` folds one finding into the newest episode,
+`acknowledge` and `close_by_hand` fold in what a person says. Each answers with the alert
+as it is now and with the moves worth a history row, an outbox event and a log line. A
+finding that only refreshes the numbers makes no move.
+
+Order is judged in data time: a finding about an earlier moment than the newest judgement
+may escalate an open alert, but never resolves it and never reopens an ended one.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +15,14 @@ from enum import StrEnum
 
 import msgspec
 
-from gateway.core.findings import Evidence
+from gateway.core.findings import Evidence, Finding
 from gateway.core.severity import Severity
+
+_MINUTE_MS = 60_000
+_HOUR_MS = 60 * _MINUTE_MS
+
+NOT_ANIMALS = frozenset({"herd", "gateway"})
+"""Subjects that are no cow id."""
 
 
 class State(StrEnum):
@@ -17,6 +32,9 @@ class State(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     RESOLVED = "resolved"
     FALSE_POSITIVE = "false_positive"
+
+
+ENDED = frozenset({State.RESOLVED, State.FALSE_POSITIVE})
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -30,6 +48,10 @@ class Alert(msgspec.Struct, frozen=True):
         subject: cow id, or "herd" / "gateway".
         kind: the finding's kind; (subject, kind, episode) is the alert's key.
         episode: counts episodes of this subject and kind, from 1.
+        severity: the worst of the episode; it never falls.
+        last_seen_ms: the newest judgement folded in, also one that said "normal"; in an
+            ended episode the data time from which its cooldown counts.
+        changed_ms: the last move, not the last refresh of the numbers.
         clear_n: how many judgements in a row said "normal" (hysteresis).
         late: onset was more than 6 h before the gateway's clock when raised (decision 5).
     """
@@ -51,3 +73,273 @@ class Alert(msgspec.Struct, frozen=True):
     clear_n: int = 0
     late: bool = False
     ended_ms: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether the episode still runs."""
+        return self.state not in ENDED
+
+
+class AlertPolicy(msgspec.Struct, frozen=True):
+    """The numbers of decisions 5, 18 and 19.
+
+    Args:
+        cooldown_health_h: after a resolved health alert (decision 18).
+        cooldown_estrus_h: after a heat (decision 18).
+        cooldown_sensor_h: after a sensor fault (decision 18).
+        cooldown_gateway_h: after a fault of the gateway itself; decision 18 is silent. One
+            hour damps flapping and still tells the second failure of the same day.
+        sensor_kinds: kinds that count as sensor faults.
+        clear_judgements: normal judgements in a row that resolve an alert (decision 4: 3).
+        clear_judgements_by_kind: exceptions; one arrival proves that a silence is over.
+        late_h: onset this long before the gateway's clock makes an alert late (decision 5).
+        retell_min: a critical alert that nobody acknowledged is told again after this long
+            (decision 19), and a change of detail at most this often.
+    """
+
+    cooldown_health_h: float = 12.0
+    cooldown_estrus_h: float = 72.0
+    cooldown_sensor_h: float = 24.0
+    cooldown_gateway_h: float = 1.0
+    sensor_kinds: tuple[str, ...] = ("sensor_malfunction", "silence")
+    clear_judgements: int = 3
+    clear_judgements_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: {"silence": 1})
+    late_h: float = 6.0
+    retell_min: float = 30.0
+
+    def cooldown_ms(self, subject: str, kind: str) -> int:
+        """How long after an episode the same trouble raises no new one, in ms of data time."""
+        if subject == "gateway":
+            hours = self.cooldown_gateway_h
+        elif kind == "estrus":
+            hours = self.cooldown_estrus_h
+        elif kind in self.sensor_kinds:
+            hours = self.cooldown_sensor_h
+        else:
+            hours = self.cooldown_health_h
+        return round(hours * _HOUR_MS)
+
+    def clear_n(self, subject: str, kind: str) -> int:
+        """How many normal judgements in a row resolve an alert; a gateway fault needs one."""
+        if subject == "gateway":
+            return 1
+        return self.clear_judgements_by_kind.get(kind, self.clear_judgements)
+
+
+class Change(StrEnum):
+    """What a move did."""
+
+    RAISED = "raised"
+    UPDATED = "updated"
+    ESCALATED = "escalated"
+    REPEATED = "repeated"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
+    FALSE_POSITIVE = "false_positive"
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One thing worth telling: a history row, an outbox event, a log line.
+
+    Args:
+        alert: the alert after the move.
+        from_state: the state before it, "" when the episode begins with it.
+        change: what it did.
+        reason: why, one sentence or phrase.
+    """
+
+    alert: Alert
+    from_state: str
+    change: Change
+    reason: str
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What became of the newest episode.
+
+    Args:
+        alert: the newest episode now; None while there has never been one.
+        moves: in order; empty when nothing is worth telling.
+        passed_over: why trouble was found and no alert came of it ("cooldown", "stale"),
+            else "".
+    """
+
+    alert: Alert | None
+    moves: tuple[Move, ...] = ()
+    passed_over: str = ""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the outside should hear of it; None when it should not."""
+        return self.moves[-1].reason if self.moves else None
+
+
+def step(alert: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
+    """Fold one finding into the newest episode of its subject and kind.
+
+    Args:
+        alert: the newest episode, open or ended; None if there has never been one.
+        finding: what a detector says.
+        now_ms: the gateway's clock, UTC epoch ms.
+        policy: cooldowns and hysteresis.
+    """
+    if alert is None or not alert.open:
+        return _start(alert, finding, now_ms, policy)
+    if finding.ended:
+        return _came_and_went(alert, finding, now_ms, policy)
+    if finding.present:
+        return _goes_on(alert, finding, now_ms, policy)
+    return _looks_normal(alert, finding, now_ms, policy)
+
+
+def acknowledge(alert: Alert, now_ms: int, reason: str) -> Step:
+    """Somebody has seen it: silences the sound. The first one wins; a second changes nothing."""
+    if alert.state is not State.ACTIVE:
+        return Step(alert)
+    seen = msgspec.structs.replace(alert, state=State.ACKNOWLEDGED, changed_ms=now_ms)
+    return Step(seen, (Move(seen, alert.state, Change.ACKNOWLEDGED, reason),))
+
+
+def close_by_hand(alert: Alert, state: State, now_ms: int, reason: str) -> Step:
+    """A person's verdict: `resolved`, or `false_positive`. An ended episode stays as it ended.
+
+    The cooldown follows either verdict, so the same trouble is not raised again at the
+    next look; a worse one is.
+    """
+    if not alert.open or state not in ENDED:
+        return Step(alert)
+    change = Change.RESOLVED if state is State.RESOLVED else Change.FALSE_POSITIVE
+    move = _end(alert, state, change, now_ms, reason)
+    return Step(move.alert, (move,))
+
+
+def _start(last: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
+    if not (finding.present or finding.ended):
+        return Step(last)
+    if last is not None:
+        cooldown_ms = policy.cooldown_ms(last.subject, last.kind)
+        if last.onset_ms <= finding.at_ms <= last.last_seen_ms:
+            return Step(last, passed_over="stale")
+        if _cooling(last, finding, cooldown_ms):
+            return Step(last, passed_over="cooldown")
+    alert = Alert(
+        id=0,
+        subject=finding.subject,
+        kind=finding.kind,
+        episode=last.episode + 1 if last is not None else 1,
+        severity=finding.severity,
+        state=State.ACTIVE,
+        onset_ms=finding.onset_ms,
+        last_seen_ms=finding.at_ms,
+        raised_ms=now_ms,
+        changed_ms=now_ms,
+        confidence=finding.confidence,
+        sentence=finding.sentence,
+        evidence=finding.evidence,
+        detail=finding.detail,
+        late=now_ms - finding.onset_ms > policy.late_h * _HOUR_MS,
+    )
+    raised = Move(alert, "", Change.RAISED, finding.sentence)
+    if not finding.ended:
+        return Step(alert, (raised,))
+    resolved = _end(alert, State.RESOLVED, Change.RESOLVED, now_ms, "came and went between two looks")
+    return Step(resolved.alert, (raised, resolved))
+
+
+def _cooling(last: Alert, finding: Finding, cooldown_ms: int) -> bool:
+    """Whether the ended episode still covers this finding.
+
+    Info has no cooldown: it neither sounds nor blinks, it is a record, and a record must be
+    complete (two gaps on one day are two gaps). A worse finding than the ended episode is
+    an escalation and passes.
+    """
+    if Severity.INFO in (finding.severity, last.severity) or finding.severity > last.severity:
+        return False
+    return last.onset_ms - cooldown_ms < finding.at_ms < last.last_seen_ms + cooldown_ms
+
+
+def _came_and_went(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
+    if finding.at_ms < alert.last_seen_ms:
+        return Step(alert, passed_over="stale")
+    if finding.severity > alert.severity:
+        worse = _escalate(alert, finding, now_ms, policy)
+        resolved = _end(worse.alert, State.RESOLVED, Change.RESOLVED, now_ms, finding.sentence)
+        return Step(resolved.alert, (worse, resolved))
+    resolved = _end(_refresh(alert, finding), State.RESOLVED, Change.RESOLVED, now_ms, finding.sentence)
+    return Step(resolved.alert, (resolved,))
+
+
+def _goes_on(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
+    if finding.severity > alert.severity:
+        escalated = _escalate(alert, finding, now_ms, policy)
+        return Step(escalated.alert, (escalated,))
+    if finding.at_ms < alert.last_seen_ms:
+        return Step(alert, passed_over="stale")
+    fresh = _refresh(alert, finding)
+    if now_ms - alert.changed_ms < policy.retell_min * _MINUTE_MS:
+        # The old detail stays, so that the difference is still there when it may be told.
+        return Step(msgspec.structs.replace(fresh, detail=alert.detail))
+    if finding.detail != alert.detail:
+        return _tell(alert, fresh, now_ms, Change.UPDATED, f"{alert.detail} became {finding.detail}")
+    if sounds(alert):
+        return _tell(alert, fresh, now_ms, Change.REPEATED, "critical and still not acknowledged")
+    return Step(fresh)
+
+
+def _looks_normal(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
+    if finding.at_ms <= alert.last_seen_ms:
+        # The same judgement again, after a restart, is no further evidence.
+        return Step(alert, passed_over="stale")
+    calmer = msgspec.structs.replace(alert, clear_n=alert.clear_n + 1, last_seen_ms=finding.at_ms)
+    if calmer.clear_n < policy.clear_n(alert.subject, alert.kind):
+        return Step(calmer)
+    reason = finding.sentence or f"normal {calmer.clear_n} times in a row"
+    resolved = _end(calmer, State.RESOLVED, Change.RESOLVED, now_ms, reason)
+    return Step(resolved.alert, (resolved,))
+
+
+def sounds(alert: Alert) -> bool:
+    """Whether it may sound: critical, seen by nobody, and news rather than history."""
+    return alert.severity is Severity.CRITICAL and alert.state is State.ACTIVE and not alert.late
+
+
+def _refresh(alert: Alert, finding: Finding) -> Alert:
+    """The newest numbers; severity, state and onset stay."""
+    return msgspec.structs.replace(
+        alert,
+        last_seen_ms=finding.at_ms,
+        confidence=finding.confidence,
+        sentence=finding.sentence,
+        evidence=finding.evidence,
+        detail=finding.detail,
+        clear_n=0,
+    )
+
+
+def _escalate(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Move:
+    """Worse than anybody has acknowledged: active again.
+
+    Late is judged anew, on the moment it got worse: a backlog's fever that turns critical
+    now is news.
+    """
+    worse = msgspec.structs.replace(
+        _refresh(alert, finding),
+        severity=finding.severity,
+        state=State.ACTIVE,
+        last_seen_ms=max(alert.last_seen_ms, finding.at_ms),
+        changed_ms=now_ms,
+        clear_n=alert.clear_n if finding.at_ms < alert.last_seen_ms else 0,
+        late=now_ms - finding.at_ms > policy.late_h * _HOUR_MS,
+    )
+    reason = f"{alert.severity.label} became {finding.severity.label}: {finding.sentence}"
+    return Move(worse, alert.state, Change.ESCALATED, reason)
+
+
+def _tell(alert: Alert, fresh: Alert, now_ms: int, change: Change, reason: str) -> Step:
+    told = msgspec.structs.replace(fresh, changed_ms=now_ms)
+    return Step(told, (Move(told, alert.state, change, reason),))
+
+
+def _end(alert: Alert, state: State, change: Change, now_ms: int, reason: str) -> Move:
+    ended = msgspec.structs.replace(alert, state=state, changed_ms=now_ms, ended_ms=now_ms)
+    return Move(ended, alert.state, change, reason)

@@ -1,0 +1,399 @@
+"""The composition root: builds every object, wires them, owns every lifetime.
+
+One reading's way: front door → Ingest → Database → Detect → Alarm → panel, web, Forward.
+Everything but the store's threads and numpy's worker runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, AsyncExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from zoneinfo import ZoneInfo
+
+from gateway.config import Config
+from gateway.config import schema as sections
+from gateway.core.alert_event import event_json
+from gateway.core.alerts import Alert
+from gateway.core.delivery import BackoffPolicy
+from gateway.core.detection import JOBS_WITHOUT_DETECTORS
+from gateway.core.findings import Finding
+from gateway.core.severity import Severity
+from gateway.core.topics import RouteTable, default_routes
+from gateway.core.validation import Rules
+from gateway.core.windows import Windows
+from gateway.drivers import logfile
+from gateway.drivers import panel as panel_driver
+from gateway.drivers.broker.embedded import EmbeddedBroker
+from gateway.drivers.broker.limits import DoorLimits
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.systemd import Systemd
+from gateway.drivers.uplink_mqtt import MqttUplink, UplinkTarget
+from gateway.errors import StoreError
+from gateway.ports import Clock
+from gateway.services.alarm import Alarm
+from gateway.services.detect import Detect
+from gateway.services.forward import Forward
+from gateway.services.ingest import Ingest, IngestLimits
+from gateway.services.jobs import Jobs
+from gateway.store.database import Database
+from gateway.store.farm import FarmRegister
+from gateway.supervisor import Supervisor
+from gateway.web.server import WebServer
+from gateway.web.status import GatewayStatus
+
+log = logging.getLogger(__name__)
+
+DRAIN_S_MAX: Final = 10.0
+"""Of that, the time readings that are already here may take to reach the disk."""
+LOOK_EVERY_S: Final = 2.0
+"""How often clock, uplink and watchdog are looked at."""
+STORE_SILENCE_S_MAX: Final = 60.0
+"""A writer thread that has not answered for this long is hung: twice the longest fsync seen on
+a dying card (about 30 s); an answer of "disk full" is an answer (decision 41)."""
+
+
+class Gateway:
+    """A whole gateway; `async with` starts it and stops it in order.
+
+    Args:
+        config: a configuration without faults.
+        clock: barn time. The uplink and the watchdog live in real time whatever it says.
+        panel_line: told one line for each change of lamp and buzzer.
+        own_schedule: False where the caller ticks `jobs` itself (replay).
+
+    Raises:
+        GatewayError: from `async with`, when a part cannot start; what was started is closed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        *,
+        panel_line: Callable[[str], None] | None = None,
+        own_schedule: bool = True,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self._panel_line = panel_line
+        self._own_schedule = own_schedule
+        self._stack = AsyncExitStack()
+        self._side_tasks: set[asyncio.Task[Any]] = set()
+        self._store_fault: str | None = None
+        self._uplink: MqttUplink | None = None
+        self.forward: Forward | None = None
+        self.web: WebServer | None = None
+
+    # Lifetime ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Start everything; readings are accepted when this returns."""
+        try:
+            self._open_store()
+            self._build()
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop reading, commit and acknowledge what is here, let detectors finish, close."""
+        self.supervisor.request_stop()
+        self.systemd.stopping()
+        try:
+            await self._drain()
+        finally:
+            await self.supervisor.stop()
+            for task in self._side_tasks:
+                task.cancel()
+            await asyncio.gather(*self._side_tasks, return_exceptions=True)
+            await self._stack.aclose()
+            self.ingest.log_stats()
+            self.supervisor.stopped()
+
+    async def serve(self) -> None:
+        """Return when a stop was asked for (`request_stop`).
+
+        Raises:
+            CriticalTaskError: a task the gateway cannot do without has ended.
+        """
+        self.systemd.ready()
+        await self.supervisor.wait()
+
+    def request_stop(self) -> None:
+        """Ask for an orderly end; from a signal handler."""
+        self.supervisor.request_stop()
+
+    # Building ----------------------------------------------------------------------------------
+
+    def _open_store(self) -> None:
+        config = self.config
+        log.info("Testing database connection: %s", config.database.path)
+        self.database = Database.open(Path(config.database.path), timeout_s=config.database.timeout_s)
+        self._stack.push_async_callback(self.database.close)
+        log.info("Database connection successful")
+        self.farm = FarmRegister.open(Path(config.store.farm_register), now_ms=self.clock.now_ms())
+        self._stack.callback(self.farm.close)
+
+    def _build(self) -> None:
+        config, clock = self.config, self.clock
+        self.supervisor = Supervisor(SystemClock())
+        self.systemd = Systemd()
+        self._stack.callback(self.systemd.close)
+        self.panel = panel_driver.make(
+            config.panel.driver,
+            _pins(config),
+            on_acknowledge=self._button_pressed,
+            on_change=self._panel_line,
+        )
+        self._stack.callback(self.panel.close)
+        self._loop = asyncio.get_running_loop()
+        self.alarm = Alarm(
+            clock=clock,
+            database=self.database,
+            policy=config.alerts,
+            signal_changed=self.panel.show,
+            published=self._alert_published,
+        )
+        self.detect = Detect(
+            clock=clock,
+            windows=Windows(animals_max=config.performance.cache_max_size),
+            database=self.database,
+            policies=config.detectors,
+            report=self.alarm.report,
+        )
+        self.ingest = Ingest(
+            clock=clock,
+            database=self.database,
+            rules=Rules(timezone=ZoneInfo(config.site.timezone)),
+            limits=IngestLimits(
+                commit_window_s=config.store.commit_window_ms / 1000,
+                queue_max=config.performance.max_queue_size,
+                animals_max=config.performance.cache_max_size,
+            ),
+            committed=self.detect.committed,
+            rejected=self.detect.rejected,
+            store_state=self._store_state,
+        )
+        self.broker = EmbeddedBroker(
+            routes=RouteTable(
+                default_routes(config.mqtt.topic_pattern),
+                config.broker.open_topics,
+                config.broker.denied_topics,
+            ),
+            clock=clock,
+            ingest=self.ingest.accept,
+            refused=self.ingest.refuse,
+            hurry=self.ingest.hurry,
+            limits=_door_limits(config),
+        )
+        self._stack.push_async_callback(self.broker.close)
+        self.jobs = Jobs(clock)
+
+    async def _start(self) -> None:
+        config = self.config
+        await self.alarm.restore()
+        await self._report_recovery()
+        await self.ingest.restore()
+        self.supervisor.start("ingest", self.ingest.run, critical=True)
+        log.info("Initializing MQTTSubscriber...")
+        await self.broker.start(config.broker.host, config.broker_port)
+        log.info("Connected to MQTT broker at %s:%d", config.mqtt.broker_host, self.broker.port)
+        log.info("Subscribed to topic pattern: %s (QoS %d)", config.mqtt.topic_pattern, config.mqtt.qos)
+        if config.service.enable_health_check:
+            self.web = WebServer(database=self.database, status=self.status)
+            self._stack.push_async_callback(self.web.close)
+            await self.web.start(config.service.health_check_host, config.service.health_check_port)
+        if config.uplink.enabled:
+            self._start_uplink()
+        self._schedule()
+        self.supervisor.start("look", self._look, critical=True)
+
+    def _start_uplink(self) -> None:
+        uplink, reconnect = self.config.uplink, self.config.mqtt.reconnect
+        self._uplink = MqttUplink(
+            UplinkTarget(
+                host=uplink.host or "127.0.0.1",
+                port=uplink.port,
+                client_id=self.database.gateway_id,
+                username=uplink.username,
+                password=uplink.password,
+                tls=uplink.use_tls,
+                ca_certs=Path(uplink.ca_certs) if uplink.ca_certs else None,
+                keepalive_s=self.config.mqtt.keepalive_s,
+            )
+        )
+        self._stack.push_async_callback(self._uplink.close)
+        self.forward = Forward(
+            clock=SystemClock(),
+            database=self.database,
+            transport=self._uplink,
+            destination="cloud",
+            topic_prefix=uplink.topic_prefix,
+            backoff=BackoffPolicy(
+                reconnect.initial_delay_s, reconnect.max_delay_s, reconnect.backoff_multiplier
+            ),
+            readings_interval_s=uplink.readings_interval_s if uplink.readings else None,
+        )
+        self.supervisor.start("forward", self.forward.run, critical=False)
+
+    def _schedule(self) -> None:
+        """Document 0's `detector_schedules` on the schedule library (S0-037…041)."""
+        for job, schedule in self.config.detector_schedules.items():
+            if not schedule.enabled:
+                log.info("Detector schedule %s is disabled", job)
+            elif job in JOBS_WITHOUT_DETECTORS:
+                log.warning("Detector schedule %s is accepted, but has no detector yet", job)
+            else:
+                self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job))
+        if self._own_schedule:
+            self.supervisor.start("schedule", self._run_schedule, critical=True)
+        log.info("DetectorScheduler started successfully")
+
+    async def _run_schedule(self) -> None:
+        """Windows first, from the store; meanwhile readings are accepted already."""
+        await self.detect.rebuild()
+        await self.jobs.run()
+
+    # Wires -------------------------------------------------------------------------------------
+
+    def _alert_published(self, alert: Alert) -> None:
+        """A committed change: to local subscribers, retained while the alert is open (decision 20)."""
+        topic = f"artemis/alerts/{alert.subject}/{alert.kind}"
+        self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
+        if not alert.open:
+            self.broker.publish(topic, b"", qos=1, retain=True)
+        if self.forward is not None:
+            self.forward.wake()
+
+    def _button_pressed(self) -> None:
+        """In a gpiozero thread: acknowledge what the panel shows."""
+        self._loop.call_soon_threadsafe(self._spawn, self._acknowledge_shown())
+
+    async def _acknowledge_shown(self) -> None:
+        try:
+            await self.alarm.acknowledge(alert_id=None, who="button", origin="button")
+        except StoreError as error:
+            log.error("The acknowledgement could not be stored: %s", error)  # noqa: TRY400 - an outage, no bug
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _store_state(self, fault: str | None) -> None:
+        if fault != self._store_fault:
+            self._store_fault = fault
+            self._tell_health()
+
+    def _tell_health(self) -> None:
+        down = self.forward is not None and self.forward.down
+        self.alarm.health(self._store_fault, down, not self.clock.trusted())
+
+    async def _look(self) -> None:
+        """Every two seconds: the panel hears of clock and uplink, systemd that we live (decision 41)."""
+        self.supervisor.expect("store", STORE_SILENCE_S_MAX)
+        while True:
+            self._tell_health()
+            try:
+                await self.database.heartbeat()
+                self.supervisor.beat("store")
+            except StoreError:
+                self.supervisor.beat("store")  # an explicit answer: degraded, not hung
+            if self.supervisor.healthy():
+                self.systemd.watchdog()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _report_recovery(self) -> None:
+        """A farm register that had to be taken from its previous version is a system alert."""
+        if self.farm.recovered_from is None:
+            return
+        log.warning(self.farm.recovered_from)
+        now_ms = self.clock.now_ms()
+        await self.alarm.report(
+            [
+                Finding(
+                    subject="gateway",
+                    kind="farm_register_recovered",
+                    present=True,
+                    severity=Severity.WARNING,
+                    at_ms=now_ms,
+                    onset_ms=now_ms,
+                    confidence=1.0,
+                    sentence=self.farm.recovered_from,
+                    ended=True,
+                )
+            ]
+        )
+
+    async def _drain(self) -> None:
+        """Stop reading sockets, then commit and acknowledge what has been read."""
+        await self.broker.stop()
+        try:
+            async with asyncio.timeout(DRAIN_S_MAX):
+                await self.ingest.drain()
+        except TimeoutError:
+            log.error("The store does not write; unacknowledged readings stay with their senders")  # noqa: TRY400
+        await self.jobs.finish(self.supervisor.remaining_s)
+
+
+def _pins(config: Config) -> panel_driver.Pins:
+    panel = config.panel
+    return panel_driver.Pins(
+        lamp=(panel.red_pin, panel.green_pin, panel.blue_pin),
+        buzzer=panel.buzzer_pin,
+        button=panel.button_pin,
+        lamp_active_high=panel.active_high,
+        buzzer_active_high=panel.active_high,
+    )
+
+
+def _door_limits(config: Config) -> DoorLimits:
+    limits = config.broker.limits
+    return DoorLimits(
+        packet_size_max=limits.packet_size_max,
+        connections_max=limits.connections_max,
+        connections_per_address_max=limits.connections_per_address_max,
+        connect_timeout_s=limits.connect_timeout_s,
+    )
+
+
+def panel_off(config: Config) -> None:
+    """Lamp and buzzer off, whatever state a killed gateway left the pins in.
+
+    Raises:
+        ConfigError: a pin cannot be driven; names it.
+    """
+    panel_driver.all_pins_off(_pins(config))
+
+
+def service_log(config: Config) -> AbstractContextManager[None]:
+    """The log of the `logging` section, for as long as the block runs."""
+    section = config.logging
+    return logfile.service_log(
+        level=section.level,
+        log_file=Path(section.log_file) if section.log_file else None,
+        max_bytes=section.max_bytes,
+        backup_count=section.backup_count,
+        console=section.log_to_console,
+    )
+
+
+def private_config(folder: Path) -> Config:
+    """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
+    return Config(
+        mqtt=sections.Mqtt(broker_port=0),
+        database=sections.Database(path=str(folder / "alert_state.db")),
+        store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
+        service=sections.Service(enable_health_check=False),
+        panel=sections.PanelPins(driver="mock"),
+    )

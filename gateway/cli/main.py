@@ -1,0 +1,68 @@
+"""`barn-gateway run | check | readings | alerts | replay | panel-off`.
+
+Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import __version__
+from gateway.cli import panel, query, replay, run
+from gateway.cli.check import run_check
+from gateway.cli.options import CONFIG_FILES, config_file
+from gateway.core.detection import JOBS_WITHOUT_DETECTORS
+from gateway.errors import ConfigError, GatewayError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The barn gateway: broker, store, detectors, light and sound, uplink in one process.",
+)
+app.command("run")(run.run)
+app.command("readings")(query.readings)
+app.command("alerts")(query.alerts)
+app.command("replay")(replay.replay)
+app.command("panel-off")(panel.panel_off)
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path | None, typer.Argument(help="Default: config/gateway.yaml.")] = None,
+) -> None:
+    """Every fault of a configuration file at once, with its line; exit code 0 or 1."""
+    chosen = config_file(file) or CONFIG_FILES[0]
+    raise typer.Exit(run_check(chosen, jobs_without_detectors=JOBS_WITHOUT_DETECTORS))
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        print(f"barn-gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=lambda on: _version(wanted=on)),
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Run a command; a fault becomes one sentence on stderr and its exit code."""
+    try:
+        app()
+    except GatewayError as error:
+        print(f"ERROR - {error}", file=sys.stderr)
+        if isinstance(error, ConfigError):
+            for fault in error.faults:
+                print(f"  {fault}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,35 @@
+"""What every command understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.config import Config, load
+
+CONFIG_FILES = (Path("config/gateway.yaml"), Path("config/realtime_config.yaml"))
+"""Looked for in this order when `--config` is not given; the second is document 0's name."""
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file; default: config/gateway.yaml, else the built-in defaults."),
+]
+
+
+def config_file(given: Path | None) -> Path | None:
+    """The file to load: the one asked for, else the first that exists, else None."""
+    if given is not None:
+        return given
+    return next((file for file in CONFIG_FILES if file.is_file()), None)
+
+
+def load_config(given: Path | None) -> Config:
+    """The configuration of this call.
+
+    Raises:
+        ConfigError: every fault of the file.
+    """
+    file = config_file(given)
+    return load(file) if file is not None else Config()

@@ -1,0 +1,11 @@
+"""`panel-off`: lamp and buzzer off, also after a kill; the unit's ExecStopPost (decision 19)."""
+
+from __future__ import annotations
+
+from gateway.app import panel_off as drive_off
+from gateway.cli.options import ConfigFile, load_config
+
+
+def panel_off(config: ConfigFile = None) -> None:
+    """Drive lamp and buzzer to off and release their pins."""
+    drive_off(load_config(config))

@@ -1,0 +1,78 @@
+"""`run`: the service until Ctrl+C or SIGTERM, with document 0's banner and lines (S0-063…076)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import Annotated, Final
+
+import typer
+
+from gateway import __version__
+from gateway.app import Gateway, SystemClock, service_log
+from gateway.cli.options import ConfigFile, config_file, load_config
+from gateway.config import Config
+from gateway.demo import demo_clock, demo_config, simulated_herd
+from gateway.errors import GatewayError
+
+log = logging.getLogger(__name__)
+
+RULE: Final = "=" * 70
+
+
+def run(
+    config: ConfigFile = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="A private gateway with a simulated herd, at 60 times speed.")
+    ] = False,
+) -> None:
+    """Run the gateway until Ctrl+C or SIGTERM."""
+    _say(RULE, f"  Realtime Livestock Health Monitoring Service v{__version__}", RULE, "")
+    _say(f"Loading configuration from: {config_file(config) or 'built-in defaults'}")
+    settings = load_config(config)
+    _say("Configuration loaded successfully", "")
+    if demo:
+        settings = demo_config(settings)
+    with service_log(settings):
+        try:
+            asyncio.run(_serve(settings, demo=demo))
+        except GatewayError as error:
+            log.critical("%s", error)
+            raise
+
+
+async def _serve(config: Config, *, demo: bool) -> None:
+    clock = demo_clock() if demo else SystemClock()
+    loop = asyncio.get_running_loop()
+    async with Gateway(config, clock, panel_line=_say) as gateway:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, gateway.request_stop)
+        try:
+            _say_running(gateway, demo=demo)
+            herd = simulated_herd(gateway.broker.port, clock.now_ms()) if demo else contextlib.nullcontext()
+            with herd:
+                await gateway.serve()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(lines), flush=True)
+
+
+def _say_running(gateway: Gateway, *, demo: bool) -> None:
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # the log is written by a thread of its own
+    _say(RULE, "Service is now running - Press Ctrl+C to stop", RULE, "", "✓ Service running successfully")
+    if gateway.web is not None:
+        _say(f"  Status page: http://127.0.0.1:{gateway.web.port}/")
+    if demo:
+        _say(
+            f"  Readings:    sqlite3 {gateway.config.database.path} 'SELECT * FROM sensor_data LIMIT 5;'",
+            f"  Log:         tail -f {gateway.config.logging.log_file}",
+            "  Watch for:   COW_003 gets a fever, COW_005's collar sticks, COW_007 falls silent",
+        )
+    _say("  Press Ctrl+C to stop...")

@@ -1,0 +1,79 @@
+"""An alert as the outside reads it: the JSON of the outbox, of MQTT and of the live page. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.core.alerts import NOT_ANIMALS, Alert, Change
+from gateway.core.findings import Evidence
+from gateway.core.instants import iso_utc
+
+SCHEMA = "artemis.alert/1"
+"""Grows by fields only; a change of meaning is a new number."""
+
+
+class AlertEvent(msgspec.Struct, frozen=True):
+    """One move of one alert. Times are ISO 8601, UTC, with `Z`.
+
+    Args:
+        schema: always `SCHEMA`.
+        key: "subject/kind/episode", the same for all events of an episode.
+        id: the alert's row number on its gateway.
+        cow_id: the animal; None for the herd or the gateway.
+        change: what happened ("raised", "escalated", …); "" in a retained state.
+        reason: why it happened.
+    """
+
+    schema: str
+    key: str
+    id: int
+    subject: str
+    cow_id: str | None
+    kind: str
+    episode: int
+    severity: str
+    state: str
+    change: str
+    reason: str
+    sentence: str
+    detail: str
+    confidence: float
+    evidence: Evidence
+    late: bool
+    onset: str
+    last_seen: str
+    raised: str
+    changed: str
+    ended: str | None
+
+
+def event_of(alert: Alert, change: Change | None = None, reason: str = "") -> AlertEvent:
+    """The alert as an event; without a change, as a state."""
+    return AlertEvent(
+        schema=SCHEMA,
+        key=f"{alert.subject}/{alert.kind}/{alert.episode}",
+        id=alert.id,
+        subject=alert.subject,
+        cow_id=None if alert.subject in NOT_ANIMALS else alert.subject,
+        kind=alert.kind,
+        episode=alert.episode,
+        severity=alert.severity.label,
+        state=alert.state.value,
+        change=change.value if change is not None else "",
+        reason=reason,
+        sentence=alert.sentence,
+        detail=alert.detail,
+        confidence=alert.confidence,
+        evidence=alert.evidence,
+        late=alert.late,
+        onset=iso_utc(alert.onset_ms),
+        last_seen=iso_utc(alert.last_seen_ms),
+        raised=iso_utc(alert.raised_ms),
+        changed=iso_utc(alert.changed_ms),
+        ended=iso_utc(alert.ended_ms) if alert.ended_ms is not None else None,
+    )
+
+
+def event_json(alert: Alert, change: Change | None = None, reason: str = "") -> bytes:
+    """`event_of` as one JSON object, UTF-8."""
+    return msgspec.json.encode(event_of(alert, change, reason))

@@ -1,0 +1,14 @@
+"""UTC epoch milliseconds as the text people and receivers read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def iso_utc(instant_ms: int) -> str:
+    """`2025-11-25T14:30:00Z`, with `.mmm` before the Z when the milliseconds are not 0."""
+    moment = _EPOCH + timedelta(milliseconds=instant_ms)
+    spec = "milliseconds" if instant_ms % 1000 else "seconds"
+    return moment.replace(tzinfo=None).isoformat(timespec=spec) + "Z"

@@ -1,0 +1,63 @@
+"""Who may speak: the seam where tokens and passwords come in. Called on the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+import msgspec
+
+from gateway.core.topics import CLIENT_ROLES
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who a connection speaks for; `roles` are compared with the rows of the route table."""
+
+    name: str
+    roles: frozenset[str]
+
+
+class Access(Protocol):
+    """Decides about clients, after the route table has decided about topics.
+
+    A publish or a subscription needs both: a role that its row names, and the consent of
+    `may_publish` or `may_subscribe`.
+    """
+
+    def authenticate(
+        self, client_id: str, username: str | None, password: bytes | None, peer: str
+    ) -> Principal | Awaitable[Principal | None] | None:
+        """Who this is, or None to refuse. Slow work belongs in an awaitable."""
+        ...
+
+    def may_publish(self, principal: Principal, topic: str) -> bool:
+        """Whether it may publish on `topic`. Asked for every message; must be fast."""
+        ...
+
+    def may_subscribe(self, principal: Principal, topic_filter: str) -> bool:
+        """Whether it may subscribe to `topic_filter`."""
+        ...
+
+
+class AnonymousAccess:
+    """Everyone is welcome and holds every role of a client: the demo on loopback."""
+
+    _anyone = Principal("anonymous", CLIENT_ROLES)
+
+    def authenticate(
+        self,
+        client_id: str,  # noqa: ARG002 - the interface
+        username: str | None,  # noqa: ARG002
+        password: bytes | None,  # noqa: ARG002
+        peer: str,  # noqa: ARG002
+    ) -> Principal:
+        """Accept anyone, with or without a password."""
+        return self._anyone
+
+    def may_publish(self, principal: Principal, topic: str) -> bool:  # noqa: ARG002 - the interface
+        """Leave it to the route table."""
+        return True
+
+    def may_subscribe(self, principal: Principal, topic_filter: str) -> bool:  # noqa: ARG002 - the interface
+        """Leave it to the route table."""
+        return True

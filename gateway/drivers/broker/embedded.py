@@ -1,0 +1,163 @@
+"""The broker as the gateway sees it: front door and exchange, started and stopped together.
+
+Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+
+from gateway.core.messages import RawMessage
+from gateway.core.topics import RouteTable, topic_fault
+from gateway.drivers.broker.access import Access, AnonymousAccess
+from gateway.drivers.broker.exchange import Exchange
+from gateway.drivers.broker.front_door import FrontDoor
+from gateway.drivers.broker.limits import RETAINED_MESSAGES_MAX, DoorLimits
+from gateway.errors import NetworkError
+from gateway.ports import Clock, Receipt
+
+# Connections the kernel completes before we accept them: a whole herd after a power cut.
+ACCEPT_BACKLOG = 1024
+
+
+class EmbeddedBroker:
+    """An MQTT 3.1.1 broker in this process.
+
+    Args:
+        routes: decides about every topic.
+        clock: stamps what arrives.
+        ingest: called on the loop for each publish on an ingest row; it settles the receipt
+            after the commit, on the loop's thread, and only then is the publish acknowledged.
+        refused: called likewise for each publish that is not allowed, with the reason.
+        hurry: called when one connection holds 16 unacknowledged publishes or more.
+        access: authentication and access control; everyone may speak by default.
+        limits: bounds of the front door.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        clock: Clock,
+        ingest: Callable[[RawMessage, Receipt], None],
+        refused: Callable[[RawMessage, str, Receipt], None],
+        hurry: Callable[[], None],
+        access: Access | None = None,
+        limits: DoorLimits | None = None,
+    ) -> None:
+        self._routes = routes
+        self._clock = clock
+        self._ingest = ingest
+        self._refused = refused
+        self._hurry = hurry
+        self._access: Access = access if access is not None else AnonymousAccess()
+        self._limits = limits if limits is not None else DoorLimits()
+        self._counters: Counter[str] = Counter()
+        # What the gateway publishes before `start`: open alerts, retained.
+        self._early: deque[tuple[str, bytes, int, bool]] = deque(maxlen=RETAINED_MESSAGES_MAX)
+        self._exchange: Exchange | None = None
+        self._door: FrontDoor | None = None
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    @property
+    def connections(self) -> int:
+        """Clients connected now."""
+        return self._door.connections if self._door is not None else 0
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what happened; a name that never occurred reads 0."""
+        return self._counters
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; `port` 0 takes a free one, and `self.port` tells which.
+
+        Raises:
+            NetworkError: the address cannot be listened on.
+        """
+        exchange = Exchange(self._counters)
+        door = FrontDoor(
+            routes=self._routes,
+            clock=self._clock,
+            ingest=self._ingest,
+            refused=self._refused,
+            hurry=self._hurry,
+            access=self._access,
+            limits=self._limits,
+            exchange=exchange,
+            counters=self._counters,
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                door.connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
+            )
+        except OSError as fault:
+            raise _listen_error(host, port, fault) from fault
+        await exchange.start()
+        self._exchange, self._door, self._server = exchange, door, server
+        while self._early:
+            topic, payload, qos, retain = self._early.popleft()
+            self.publish(topic, payload, qos=qos, retain=retain)
+        self.port = int(server.sockets[0].getsockname()[1])
+        await server.start_serving()
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Publish from the gateway itself. Never blocks; before `start` it is kept for then.
+
+        Args:
+            topic: where; not subject to the route table.
+            payload: what; empty and retained clears the topic.
+            qos: the highest QoS a subscriber gets it with.
+            retain: keep it for later subscribers.
+
+        Raises:
+            ValueError: `topic` is no topic name.
+        """
+        why = topic_fault(topic)
+        if why is not None:
+            raise ValueError(f"cannot publish on {topic!r}: {why}")
+        if self._exchange is None:
+            self._early.append((topic, payload, qos, retain))
+            return
+        if retain:
+            self._exchange.retain(topic, payload, qos)
+        self._exchange.distribute(topic, payload, qos)
+
+    async def stop(self) -> None:
+        """Stop accepting and reading. Connections stay, so that `settle` still acknowledges."""
+        if self._server is not None:
+            self._server.close()
+        if self._door is not None:
+            self._door.stop()
+
+    async def close(self) -> None:
+        """Close every connection and release the socket. Nothing is left behind."""
+        await self.stop()
+        server, self._server = self._server, None
+        if self._door is not None:
+            await self._door.close()
+        if server is not None:
+            await server.wait_closed()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.shutdown()
+
+
+def _listen_error(host: str, port: int, fault: OSError) -> NetworkError:
+    where = f"{host}:{port}"
+    if fault.errno == errno.EADDRINUSE:
+        return NetworkError(
+            f"MQTT port in use: cannot listen on {where}",
+            f"another broker runs there; find it with `ss -ltnp 'sport = :{port}'`, stop it, "
+            "or choose another port",
+        )
+    if fault.errno == errno.EACCES:
+        return NetworkError(f"not allowed to listen on {where}", "ports below 1024 need a capability")
+    return NetworkError(
+        f"cannot listen on {where}: {fault.strerror or fault}", "is this an address of this machine?"
+    )

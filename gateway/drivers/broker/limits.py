@@ -1,0 +1,58 @@
+"""Every bound of the broker in one place, with its arithmetic. No task of its own."""
+
+from __future__ import annotations
+
+import msgspec
+
+# In flight means: received, and its commit (or dead letter) not yet on disk.
+IN_FLIGHT_PAUSE = 64  # stop reading: 64 readings of 150 B are 10 KB a connection, 20 MB for 2000
+IN_FLIGHT_RESUME = 32  # read again below this, so that a socket is not switched for every message
+IN_FLIGHT_HURRY = 16  # a backlog drains: ask for a commit now instead of waiting for the window
+
+# Bytes asked of a socket at once; what lies in a paused connection's buffer is at most this
+# and one packet: (16 + 64) KiB, 160 MB if all of 2000 connections fill it on purpose.
+READ_CHUNK_BYTES = 16 * 1024
+# A peer that does not read: what may wait for it before its deadline starts.
+WRITE_HIGH_WATER_BYTES = 64 * 1024
+# Output of one loop turn is written at once; more than this goes out in between.
+WRITE_BATCH_BYTES = 16 * 1024
+
+CLIENT_ID_BYTES_MAX = 256  # the standard asks for 23 at least; the id is kept with every message
+FILTERS_PER_CLIENT_MAX = 200  # a dashboard has a dozen; more are refused with 0x80
+QOS2_IDS_PER_CLIENT_MAX = 1024  # ids between PUBLISH and PUBREL; 16 × what may be unacknowledged
+SESSIONS_MAX = 4000  # twice the connections; the one idle longest is forgotten first
+
+RETAINED_MESSAGES_MAX = 10_000  # two topics for each of 5000 animals
+RETAINED_BYTES_MAX = 16 * 1024 * 1024  # 1.6 KB each
+
+DELIVERY_IN_FLIGHT_MAX = 20  # QoS 1 and 2 to one subscriber, unacknowledged; mosquitto's default
+BACKLOG_MESSAGES_MAX = 2000  # waiting for one subscriber, connected or not
+BACKLOG_BYTES_MAX = 32 * 1024 * 1024  # waiting for all subscribers together
+
+RULINGS_MAX = 8192  # cached decisions about topics: 5000 animals and some; 3 MB
+PLANS_MAX = 8192  # cached lists of subscribers of a topic; likewise
+
+
+class DoorLimits(msgspec.Struct, frozen=True):
+    """What an installation or a test may set.
+
+    Args:
+        packet_size_max: bytes after the fixed header; taken from it before anything is kept.
+        connections_max: sockets at once; a newcomer gets CONNACK 3.
+        connections_per_address_max: sockets of one address; base stations and routers
+            speak for many collars, so it is wide. Loopback is exempt unless told otherwise.
+        loopback_exempt: local tools are not counted per address.
+        connect_timeout_s: from the first byte to an accepted CONNECT.
+        keepalive_factor: a silent client goes after this times its keepalive (3.1.2.10).
+        write_deadline_s: how long a peer may leave its output unread.
+        close_timeout_s: how long `close` waits for output to leave.
+    """
+
+    packet_size_max: int = 64 * 1024
+    connections_max: int = 2000
+    connections_per_address_max: int = 256
+    loopback_exempt: bool = True
+    connect_timeout_s: float = 10.0
+    keepalive_factor: float = 1.5
+    write_deadline_s: float = 5.0
+    close_timeout_s: float = 2.0

@@ -1,0 +1,90 @@
+"""The service log: document 0's line format, a rotating file, the console (S0-042…046, S0-066).
+
+Records are written by one thread of their own, so that a slow card never stalls the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import queue
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gateway.errors import StoreError
+
+QUEUE_MAX = 10_000
+"""Records waiting for the card: 10,000 × about 0.5 KB is 5 MB. Beyond it records are dropped and counted."""
+
+_FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
+_QUIET = ("amqtt", "transitions", "asyncio", "schedule", "aiohttp.access", "mqtt", "aiomqtt")
+"""Libraries whose INFO is not for a farmer."""
+
+
+class _BoundedHandler(logging.handlers.QueueHandler):
+    """Drops instead of raising when the writer thread cannot keep up; `flush` waits until all is written."""
+
+    dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            _BoundedHandler.dropped += 1
+
+    def flush(self) -> None:
+        self.queue.join()  # type: ignore[union-attr]  # a queue.Queue: see service_log
+
+
+def dropped_records() -> int:
+    """Log records lost since start because the disk could not keep up."""
+    return _BoundedHandler.dropped
+
+
+@contextmanager
+def service_log(
+    *, level: str, log_file: Path | None, max_bytes: int, backup_count: int, console: bool
+) -> Iterator[None]:
+    """Log for as long as the block runs; everything queued is written before it ends.
+
+    Raises:
+        StoreError: the log file cannot be opened.
+    """
+    formatter = logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S")
+    sinks: list[logging.Handler] = []
+    if console:
+        sinks.append(logging.StreamHandler(sys.stdout))
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            sinks.append(
+                logging.handlers.RotatingFileHandler(
+                    log_file, maxBytes=max_bytes, backupCount=backup_count, encoding="utf-8"
+                )
+            )
+        except OSError as error:
+            raise StoreError(
+                f"Cannot open the log file {log_file}: {error.strerror}",
+                "set logging.log_file to a place this user may write, or to null",
+            ) from error
+    for sink in sinks:
+        sink.setFormatter(formatter)
+    handler = _BoundedHandler(queue.Queue(QUEUE_MAX))
+    listener = logging.handlers.QueueListener(handler.queue, *sinks)
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    listener.start()
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        listener.stop()
+        for sink in sinks:
+            sink.close()

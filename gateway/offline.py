@@ -1,0 +1,32 @@
+"""What a command may read from a store, with or without a gateway running on it. Main thread."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from gateway.config import Config
+from gateway.core.alerts import Alert
+from gateway.core.readings import Reading
+from gateway.store import alerts, readings
+from gateway.store.database import open_readonly
+
+
+def newest_readings(config: Config, cow_id: str | None, limit: int) -> list[Reading]:
+    """Newest first.
+
+    Raises:
+        StoreError: there is no store, or it cannot be read.
+    """
+    with closing(open_readonly(Path(config.database.path))) as db:
+        return readings.recent(db, cow_id, limit)
+
+
+def newest_alerts(config: Config, subject: str | None, limit: int) -> list[Alert]:
+    """Newest first, open and ended.
+
+    Raises:
+        StoreError: there is no store, or it cannot be read.
+    """
+    with closing(open_readonly(Path(config.database.path))) as db:
+        return alerts.recent(db, subject, limit)

@@ -1,0 +1,277 @@
+"""Decode → validate → group commit → acknowledge. Runs on the event loop.
+
+A message is judged the moment it arrives and acknowledged only after the commit that
+holds it (a reading, or the dead letter of a rejected one) is on disk (decision 29).
+While the store cannot write, the batch waits and is tried again; nothing is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gateway.core.messages import DeadLetter, RawMessage, Reason, Rejection
+from gateway.core.readings import Reading
+from gateway.core.message_stats import MessageStats
+from gateway.core.validation import Rules, Trimmed, parse
+from gateway.errors import StoreError
+from gateway.ports import Clock, Receipt
+from gateway.store import animals, dead_letters, readings
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+BACKLOG_COMMIT_S_MIN = 0.05
+"""At most 20 commits a second for connections that wait (DESIGN, step 5)."""
+RETRY_S = 1.0
+"""Between attempts while the store cannot write."""
+STATS_FIRST_S = 5.0
+STATS_EVERY_S = 60.0
+"""When the statistics line appears (decision 36)."""
+
+
+class IngestLimits(msgspec.Struct, frozen=True):
+    """Bounds of the group commit.
+
+    Args:
+        commit_window_s: the longest a reading waits for company. A commit costs the card
+            about 16 KB whatever it holds, so this decides wear (DESIGN, step 5).
+        batch_max: readings that trigger a commit at once.
+        queue_max: QoS 0 messages beyond this many waiting ones are dropped and counted.
+            QoS 1 and 2 are bounded by 64 unacknowledged publishes a connection.
+        animals_max: a bound on ghost ids (decision 9): 5000 × about 25 KB of detector
+            window is 125 MB, the most a Pi should give.
+    """
+
+    commit_window_s: float = 0.5
+    batch_max: int = 512
+    queue_max: int = 10_000
+    animals_max: int = 5000
+
+
+class _Batch:
+    """What the next commit will hold."""
+
+    __slots__ = ("letters", "readings", "receipts")
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self.letters: list[DeadLetter] = []
+        self.receipts: list[Receipt] = []
+
+    def __len__(self) -> int:
+        return len(self.receipts)
+
+
+class Ingest:
+    """The path from a publish to the disk and back to its sender.
+
+    Args:
+        clock: gateway time, to judge collar clocks.
+        database: the open store.
+        rules: site rules of validation.
+        limits: bounds of the group commit.
+        committed: told of newly stored readings after each commit.
+        rejected: told of each rejection, with its arrival (monotonic seconds).
+        store_state: told None when the store writes, else why it does not.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        database: Database,
+        rules: Rules,
+        limits: IngestLimits,
+        committed: Callable[[Sequence[Reading]], None],
+        rejected: Callable[[Rejection, float], None],
+        store_state: Callable[[str | None], None],
+    ) -> None:
+        self.stats = MessageStats()
+        self._clock = clock
+        self._database = database
+        self._rules = rules
+        self._limits = limits
+        self._committed = committed
+        self._rejected = rejected
+        self._store_state = store_state
+        self._animals: set[str] = set()
+        self._batch = _Batch()
+        self._due = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._window: asyncio.TimerHandle | None = None
+        self._stats_timer: asyncio.TimerHandle | None = None
+        self._stats_total = 0
+        self._last_commit_s = float("-inf")
+        self._store_fault: str | None = None
+
+    async def restore(self) -> None:
+        """Learn which animals the store already knows."""
+        self._animals = set(await self._database.read(animals.cow_ids))
+
+    def accept(self, message: RawMessage, receipt: Receipt) -> None:
+        """Judge one publish of a sensor row and queue it for the next commit. Never blocks."""
+        if message.qos == 0 and len(self._batch) >= self._limits.queue_max:
+            self.stats.flood_dropped += 1
+            receipt.settle()
+            return
+        self._arrived(message)
+        verdict = parse(message, self._rules, clock_trusted=self._clock.trusted())
+        if isinstance(verdict, Rejection):
+            self._reject(message, verdict)
+        else:
+            if isinstance(verdict, Trimmed):
+                self.stats.trimmed += 1
+                log.warning(verdict.warning)
+                verdict = verdict.reading
+            if verdict.cow_id not in self._animals and not self._admit(verdict.cow_id):
+                limit = self._limits.animals_max
+                text = (
+                    f"Too many animals: cow_id={verdict.cow_id} would be number {limit + 1} "
+                    f"(limit {limit}; check for collars that invent ids)"
+                )
+                self._reject(message, Rejection(Reason.TOO_MANY_ANIMALS, text))
+            else:
+                self.stats.valid += 1
+                self._batch.readings.append(verdict)
+        self._enqueue(receipt)
+
+    def refuse(self, message: RawMessage, why: str, receipt: Receipt) -> None:
+        """Keep a publish that the broker refused as a dead letter, then acknowledge it (decision 23)."""
+        if message.qos == 0 and len(self._batch) >= self._limits.queue_max:
+            self.stats.flood_dropped += 1
+            receipt.settle()
+            return
+        self._arrived(message)
+        self._reject(message, Rejection(Reason.TOPIC_REFUSED, why))
+        self._enqueue(receipt)
+
+    def hurry(self) -> None:
+        """A connection holds many unacknowledged publishes: commit soon, at most 20 times a second."""
+        loop = asyncio.get_running_loop()
+        wait_s = self._last_commit_s + BACKLOG_COMMIT_S_MIN - loop.time()
+        if wait_s <= 0:
+            self._due.set()
+        elif self._window is None or self._window.when() > loop.time() + wait_s:
+            self._arm(wait_s)
+
+    async def run(self) -> None:
+        """Commit whenever the window, the size or a waiting connection asks for it. Never returns."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            batch, self._batch = self._batch, _Batch()
+            if self._window is not None:
+                self._window.cancel()
+                self._window = None
+            if len(batch):
+                await self._commit_until_stored(batch)
+            if not len(self._batch):
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Commit what waits and return when nothing is left. Called at stop, while `run` still runs."""
+        while len(self._batch) or not self._idle.is_set():
+            self._due.set()
+            await self._idle.wait()
+
+    def log_stats(self) -> None:
+        """The statistics line now, as at stop (S0-076)."""
+        if self._stats_timer is not None:
+            self._stats_timer.cancel()
+            self._stats_timer = None
+        log.info(self.stats.line())
+
+    def _admit(self, cow_id: str) -> bool:
+        if len(self._animals) >= self._limits.animals_max:
+            return False
+        self._animals.add(cow_id)
+        return True
+
+    def _arrived(self, message: RawMessage) -> None:
+        self.stats.total += 1
+        self.stats.last_message_ms = message.received_ms
+        if self._stats_timer is None:
+            self._stats_timer = asyncio.get_running_loop().call_later(STATS_FIRST_S, self._periodic_stats)
+
+    def _periodic_stats(self) -> None:
+        """One line, and another in a minute while messages flow; silence re-arms the first."""
+        self._stats_timer = None
+        if self.stats.total == self._stats_total:
+            return
+        self._stats_total = self.stats.total
+        log.info(self.stats.line())
+        self._stats_timer = asyncio.get_running_loop().call_later(STATS_EVERY_S, self._periodic_stats)
+
+    def _reject(self, message: RawMessage, rejection: Rejection) -> None:
+        self.stats.reject(rejection.reason)
+        log.error(rejection.text)
+        self._batch.letters.append(
+            DeadLetter(
+                message.received_ms,
+                message.topic,
+                message.payload,
+                message.client_id,
+                rejection.reason,
+                rejection.text,
+                rejection.cow_id,
+            )
+        )
+        self._rejected(rejection, message.received_s)
+
+    def _enqueue(self, receipt: Receipt) -> None:
+        self._idle.clear()
+        self._batch.receipts.append(receipt)
+        if len(self._batch) >= self._limits.batch_max:
+            self._due.set()
+        elif self._window is None:
+            self._arm(self._limits.commit_window_s)
+
+    def _arm(self, wait_s: float) -> None:
+        if self._window is not None:
+            self._window.cancel()
+        self._window = asyncio.get_running_loop().call_later(wait_s, self._due.set)
+
+    async def _commit_until_stored(self, batch: _Batch) -> None:
+        first = True
+        while True:
+            try:
+                outcomes = await self._database.write(lambda db: _store(db, batch))
+                break
+            except StoreError as error:
+                if first:
+                    self.stats.storage_errors += len(batch.readings)
+                    first = False
+                if self._store_fault is None:
+                    log.error("Database insertion failure: %s", error.message)  # noqa: TRY400 - one line an outage
+                self._store_fault = error.message
+                self._store_state(error.message)
+                await asyncio.sleep(RETRY_S)
+        if self._store_fault is not None:
+            log.info("Database writes again; nothing acknowledged was lost")
+            self._store_fault = None
+        self._store_state(None)
+        self._last_commit_s = asyncio.get_running_loop().time()
+        fresh = [r for r, outcome in zip(batch.readings, outcomes, strict=True) if outcome is _STORED]
+        self.stats.stored += len(fresh)
+        self.stats.duplicates += len(outcomes) - len(fresh)
+        self.stats.conflicts += outcomes.count(readings.Outcome.CONFLICT)
+        for receipt in batch.receipts:
+            receipt.settle()
+        if fresh:
+            self._committed(fresh)
+
+
+_STORED = readings.Outcome.STORED
+
+
+def _store(db: sqlite3.Connection, batch: _Batch) -> list[readings.Outcome]:
+    """One transaction: the readings and the dead letters of a batch. Runs on the writer thread."""
+    outcomes = readings.append(db, batch.readings)
+    dead_letters.add(db, batch.letters)
+    return outcomes

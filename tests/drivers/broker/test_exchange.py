@@ -1,0 +1,397 @@
+"""Subscriptions, sessions, retained messages and fan-out."""
+
+import asyncio
+import logging
+
+import pytest
+
+from tests.drivers.broker.harness import (
+    SENSOR,
+    ack,
+    barn,
+    connect_bytes,
+    connected,
+    publish_bytes,
+    raw,
+    subscribe_bytes,
+    unsubscribe_bytes,
+)
+
+PUBACK, PUBREC, PUBREL, PUBCOMP = 0x40, 0x50, 0x62, 0x70
+
+
+def run(scenario, **options):
+    async def main():
+        async with barn(**options) as place:
+            await scenario(place)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("published", [0, 1, 2])
+@pytest.mark.parametrize("subscribed", [0, 1, 2])
+def test_a_subscriber_gets_the_lower_of_the_two_qos(published, subscribed):
+    async def scenario(place):
+        async with connected(place, "s") as subscriber, connected(place, "p") as publisher:
+            assert await subscriber.subscribe(("t/+", subscribed)) == [subscribed]
+            publisher.send(publish_bytes("t/a", b"hi", qos=published))
+            topic, payload, qos, retain, packet_id = await subscriber.message()
+            assert (topic, payload, qos, retain) == ("t/a", b"hi", min(published, subscribed), False)
+            if qos == 1:
+                subscriber.send(ack(PUBACK, packet_id))
+            elif qos == 2:
+                subscriber.send(ack(PUBREC, packet_id))
+                assert await subscriber.packet() == (PUBREL, packet_id.to_bytes(2, "big"))
+                subscriber.send(ack(PUBCOMP, packet_id))
+            await subscriber.ping()
+        assert place.counters["acks_unexpected"] == place.counters["fanout_unacknowledged"] == 0
+
+    run(scenario)
+
+
+def test_ingest_rows_reach_subscribers_on_arrival_before_they_are_settled():
+    async def scenario(place):
+        async with connected(place, "s") as subscriber, connected(place, "p") as publisher:
+            await subscriber.subscribe(("artemis/sensors/+", 0))
+            publisher.send(publish_bytes(SENSOR, b"{}", qos=1))
+            assert (await subscriber.message())[:2] == (SENSOR, b"{}")
+            assert not place.receipts[0].settled
+
+    run(scenario, settling=False)
+
+
+def test_overlapping_filters_deliver_once_with_the_highest_qos():
+    async def scenario(place):
+        async with connected(place) as client:
+            await client.subscribe(("a/#", 0), ("a/+", 1), ("a/b", 0))
+            client.send(publish_bytes("a/b", b"1", qos=1, packet_id=3))
+            got = [await client.packet(), await client.packet()]
+            assert (PUBACK, b"\x00\x03") in got
+            publish = next(packet for packet in got if packet[0] & 0xF0 == 0x30)
+            assert publish[0] == 0x32
+            client.send(ack(PUBACK, 1))
+            await client.ping()
+
+    run(scenario)
+
+
+def test_a_renewed_subscription_has_its_new_qos():
+    async def scenario(place):
+        async with connected(place) as client:
+            assert await client.subscribe(("t", 1)) == [1]
+            assert await client.subscribe(("t", 0)) == [0]
+            client.send(publish_bytes("t", b"1", qos=1, packet_id=3))
+            assert {(await client.packet())[0] for _ in range(2)} == {0x30, PUBACK}
+            await client.ping()
+
+    run(scenario)
+
+
+def test_unsubscribed_filters_are_quiet_and_forgotten():
+    async def scenario(place):
+        async with connected(place) as client:
+            for name in ("t", "t/+", "t/#"):
+                await client.subscribe((name, 0))
+                client.send(unsubscribe_bytes(name, "never", packet_id=2))
+                assert await client.packet() == (0xB0, b"\x00\x02")
+            client.send(publish_bytes("t"))
+            client.send(publish_bytes("t/a"))
+            await client.ping()
+            exchange = place.broker._exchange
+            assert not exchange.subscriptions
+            assert not exchange._wildcards
+
+    run(scenario)
+
+
+def test_dollar_topics_stay_out_of_leading_wildcards():
+    async def scenario(place):
+        async with connected(place) as client:
+            await client.subscribe(("#", 0), ("+/uptime", 0))
+            place.broker.publish("$SYS/uptime", b"1")
+            await client.ping()
+
+    run(scenario)
+
+
+# Retained messages.
+
+
+def test_retained_messages_are_set_replaced_sent_and_cleared():
+    async def scenario(place):
+        async with connected(place, "p") as publisher, connected(place, "old") as old:
+            await old.subscribe(("t/+", 0))
+            for payload in (b"1", b"2"):
+                publisher.send(publish_bytes("t/a", payload, qos=1, retain=True))
+                await publisher.packet()
+                assert await old.message() == ("t/a", payload, 0, False, 0)
+            for topic_filter in ("t/a", "t/#"):
+                async with connected(place, "new") as new:
+                    await new.subscribe((topic_filter, 1))
+                    topic, payload, qos, retain, packet_id = await new.message()
+                    assert (topic, payload, qos, retain) == ("t/a", b"2", 1, True)
+                    new.send(ack(PUBACK, packet_id))
+                    await new.ping()
+            publisher.send(publish_bytes("t/a", b"", retain=True))
+            assert await old.message() == ("t/a", b"", 0, False, 0)
+            async with connected(place, "new") as new:
+                await new.subscribe(("t/#", 1))
+                await new.ping()
+
+    run(scenario)
+
+
+def test_a_retained_reading_is_stored_and_retained():
+    async def scenario(place):
+        async with connected(place) as client:
+            client.send(publish_bytes(SENSOR, b"{}", retain=True))
+            await client.subscribe((SENSOR, 0))
+            assert await client.message() == (SENSOR, b"{}", 0, True, 0)
+        assert place.messages[0].retain
+
+    run(scenario)
+
+
+def test_retained_messages_do_not_leak_to_clients_that_never_asked():
+    async def scenario(place):
+        async with connected(place, "p") as publisher:
+            publisher.send(publish_bytes("t/secret", b"x", retain=True))
+            await publisher.subscribe(("t/#", 0))
+            await publisher.message()
+            for clean in (True, False, False):
+                async with connected(place, "innocent", clean=clean) as client:
+                    await client.ping()
+                    await asyncio.sleep(0)
+                    await client.ping()
+
+    run(scenario)
+
+
+def test_retained_messages_are_bounded(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.exchange.RETAINED_MESSAGES_MAX", 5)
+    monkeypatch.setattr("gateway.drivers.broker.exchange.RETAINED_BYTES_MAX", 100)
+
+    async def scenario(place):
+        for number in range(8):
+            place.broker.publish(f"t/{number}", b"x", retain=True)
+        assert place.counters["retained_dropped"] == 3
+        for number in range(8):
+            place.broker.publish(f"t/{number}", b"", retain=True)
+        place.broker.publish("t/a", bytes(99), retain=True)
+        place.broker.publish("t/b", bytes(2), retain=True)
+        assert place.counters["retained_dropped"] == 4
+        assert list(place.broker._exchange.retained_messages) == ["t/a"]
+
+    run(scenario)
+
+
+def test_a_thousand_retained_messages_reach_a_new_subscriber():
+    async def scenario(place):
+        for number in range(1500):
+            place.broker.publish(f"t/{number}", bytes(400), qos=number % 2, retain=True)
+        async with connected(place) as client:
+            await client.subscribe(("t/#", 1))
+            seen = set()
+            while len(seen) < 1500:
+                topic, _, qos, retain, packet_id = await client.message()
+                assert retain
+                seen.add(topic)
+                if qos:
+                    client.send(ack(PUBACK, packet_id))
+        assert place.counters["fanout_dropped"] == 0
+
+    run(scenario)
+
+
+# Sessions.
+
+
+def test_a_persistent_session_keeps_its_subscriptions_and_waiting_messages():
+    async def scenario(place):
+        async with connected(place, "s", clean=False) as client:
+            assert not client.present
+            await client.subscribe(("t", 1))
+        await place.until(lambda: place.broker.connections == 0)
+        for number in range(3):
+            place.broker.publish("t", b"%d" % number, qos=1)
+        place.broker.publish("t", b"lost", qos=0)
+        async with connected(place, "s", clean=False) as client:
+            assert client.present
+            for number in range(3):
+                _, payload, qos, _, packet_id = await client.message()
+                assert (payload, qos) == (b"%d" % number, 1)
+                client.send(ack(PUBACK, packet_id))
+            await client.ping()
+        async with connected(place, "s", clean=True) as client:
+            assert not client.present
+            client.send(publish_bytes("t"))
+            await client.ping()
+
+    run(scenario)
+
+
+def test_qos1_messages_in_flight_when_a_persistent_client_drops_are_sent_again():
+    async def scenario(place):
+        async with connected(place, "s", clean=False) as client:
+            await client.subscribe(("t", 1))
+            for number in range(30):  # 20 on their way, 10 waiting
+                place.broker.publish("t", b"%d" % number, qos=1)
+            await client.message()
+            client.abort()
+        await place.until(lambda: place.broker.connections == 0)
+        async with connected(place, "s", clean=False) as client:
+            for number in range(30):
+                _, payload, _, _, packet_id = await client.message()
+                assert payload == b"%d" % number
+                client.send(ack(PUBACK, packet_id))
+            await client.ping()
+
+    run(scenario)
+
+
+def test_a_clean_session_leaves_nothing():
+    async def scenario(place):
+        for _ in range(3):
+            async with connected(place, "s") as client:
+                await client.subscribe(("t", 2), ("t/#", 1))
+            await place.until(lambda: place.broker.connections == 0)
+            async with connected(place, "s", clean=False) as client:
+                assert not client.present
+                client.send(publish_bytes("t"))
+                await client.ping()
+            async with connected(place, "s") as client:
+                await client.ping()
+        async with connected(place, "last") as client:
+            await client.ping()
+            exchange = place.broker._exchange
+            await place.until(lambda: set(exchange.sessions) == {"last"})
+            assert not exchange.subscriptions
+            assert set(exchange._delivery.boxes) == {"last"}
+
+    run(scenario)
+
+
+def test_sessions_are_bounded(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.exchange.SESSIONS_MAX", 3)
+    monkeypatch.setattr("gateway.drivers.broker.front_door.SESSIONS_MAX", 3)
+
+    async def scenario(place):
+        for number in range(10):
+            async with connected(place, f"s{number}", clean=False) as client:
+                await client.subscribe(("t", 1))
+                assert len(place.broker._exchange.sessions) <= 3
+                assert len(place.broker._door._qos2_ids) <= 3
+            await place.until(lambda: place.broker.connections == 0)
+        assert place.counters["sessions_forgotten"] == 7
+
+    run(scenario)
+
+
+# Bounds.
+
+
+def test_what_waits_for_an_absent_client_is_bounded(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.delivery.BACKLOG_MESSAGES_MAX", 5)
+
+    async def scenario(place):
+        async with connected(place, "s", clean=False) as client:
+            await client.subscribe(("t", 1))
+        await place.until(lambda: place.broker.connections == 0)
+        for _ in range(8):
+            place.broker.publish("t", b"x", qos=1)
+        assert place.counters["fanout_dropped"] == 3
+        delivery = place.broker._exchange._delivery
+        assert delivery._backlog_bytes == 5
+        async with connected(place, "s"):
+            assert delivery._backlog_bytes == 0
+
+    run(scenario)
+
+
+def test_bytes_that_wait_for_all_are_bounded(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.delivery.BACKLOG_BYTES_MAX", 100)
+
+    async def scenario(place):
+        for name in ("a", "b"):
+            async with connected(place, name, clean=False) as client:
+                await client.subscribe(("t", 1))
+        await place.until(lambda: place.broker.connections == 0)
+        for _ in range(3):
+            place.broker.publish("t", bytes(30), qos=1)
+        assert place.counters["fanout_dropped"] == 3
+
+    run(scenario)
+
+
+def test_few_messages_are_on_their_way_to_one_subscriber_at_once():
+    async def scenario(place):
+        async with connected(place, "s") as client:
+            await client.subscribe(("t", 1))
+            for number in range(50):
+                place.broker.publish("t", b"%d" % number, qos=1)
+            first = [await client.message() for _ in range(20)]
+            await client.ping()
+            for *_, packet_id in first:
+                client.send(ack(PUBACK, packet_id))
+            rest = [await client.message() for _ in range(20)]
+            payloads = [int(payload) for _, payload, *_ in first + rest]
+            assert payloads == list(range(40))
+
+    run(scenario)
+
+
+def test_filters_of_one_client_are_bounded():
+    async def scenario(place):
+        async with connected(place) as client:
+            codes = await client.subscribe(*((f"t/{n}", 0) for n in range(202)))
+            assert codes == [0] * 200 + [0x80] * 2
+            assert await client.subscribe(("t/7", 1)) == [1]
+
+    run(scenario)
+
+
+def test_the_plans_are_bounded(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.exchange.PLANS_MAX", 4)
+    monkeypatch.setattr("gateway.drivers.broker.front_door.RULINGS_MAX", 4)
+
+    async def scenario(place):
+        async with connected(place) as client:
+            await client.subscribe(("t/#", 0))
+            for number in range(20):
+                client.send(publish_bytes(f"t/{number}"))
+                await client.message()
+                assert len(place.broker._exchange._plans) <= 4
+                assert all(len(cache) <= 4 for cache in place.broker._door._rulings.values())
+
+    run(scenario)
+
+
+def test_a_hundred_clients_come_and_go_without_noise(caplog):
+    async def scenario(place):
+        async def visit(number):
+            async with connected(place, f"c{number}", clean=bool(number % 2)) as client:
+                await client.subscribe((f"t/{number}", 1), ("t/#", 0))
+                client.send(publish_bytes(f"t/{number}", qos=1))
+                client.abort() if number % 3 else client.send(b"\xe0\x00")
+
+        await asyncio.gather(*(visit(number) for number in range(100)))
+        await place.until(lambda: place.broker.connections == 0)
+
+    caplog.set_level(logging.INFO)
+    run(scenario)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_connect_then_vanish_at_every_step_leaves_nothing():
+    async def scenario(place):
+        stream = connect_bytes("v", clean=False) + subscribe_bytes(("t", 1)) + publish_bytes("t", qos=1)
+        for length in range(1, len(stream)):
+            async with raw(place) as client:
+                client.send(stream[:length])
+                await client.writer.drain()
+                client.abort()
+        await place.until(lambda: place.broker.connections == 0)
+        async with connected(place, "v", clean=True) as client:
+            await client.ping()
+
+    run(scenario)

@@ -1,0 +1,166 @@
+"""Acknowledged means on disk (decision 29): kill -9 under load, and the order of system calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import socket
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from tests.conftest import need
+from tests.e2e.gateway_process import GatewayProcess, running_gateway
+
+PUBLISHERS = 50
+FIRST_S = 1_767_225_600  # 2026-01-01T00:00:00Z
+
+
+def _message(cow_id: str, number: int) -> tuple[str, bytes]:
+    iso = datetime.fromtimestamp(FIRST_S + 60 * number, UTC).isoformat()
+    fields = {"cow_id": cow_id, "timestamp": iso, "temperature": 38 + number % 100 / 100}
+    return f"artemis/sensors/{cow_id}", json.dumps({**fields, "fxa": 0.1, "mya": 0.2, "rza": -0.9}).encode()
+
+
+class Acked:
+    """Every (cow, number) that was acknowledged, and a signal when enough of them came."""
+
+    def __init__(self) -> None:
+        self.keys: set[tuple[str, int]] = set()
+        self.target = 0
+        self.enough = asyncio.Event()
+
+    def add(self, cow_id: str, number: int) -> None:
+        self.keys.add((cow_id, number))
+        if len(self.keys) >= self.target:
+            self.enough.set()
+
+
+async def _publish_until_cut(port: int, cow_id: str, numbers: list[int], acked: Acked) -> None:
+    """Publish the next numbers one after another; an answer to `publish` is a PUBACK."""
+    try:
+        async with aiomqtt.Client("127.0.0.1", port, identifier=cow_id, timeout=20) as client:
+            while True:
+                topic, payload = _message(cow_id, numbers[0])
+                await client.publish(topic, payload, qos=1)
+                acked.add(cow_id, numbers[0])
+                numbers[0] += 1
+    except aiomqtt.MqttError:
+        return
+
+
+async def _round(
+    gateway: GatewayProcess, next_: dict[str, list[int]], keys: set[tuple[str, int]], grow: int
+) -> None:
+    """Let everybody publish until `grow` more readings are acknowledged, then pull the plug."""
+    acked = Acked()
+    acked.target = grow
+    async with asyncio.timeout(60), asyncio.TaskGroup() as publishers:
+        for cow_id, numbers in next_.items():
+            publishers.create_task(_publish_until_cut(gateway.port, cow_id, numbers, acked))
+        await acked.enough.wait()
+        gateway.process.kill()
+    keys |= acked.keys
+
+
+def kill_rounds(home: Path, rounds: int, seed: int) -> tuple[int, int]:
+    """Pull the plug `rounds` times; returns how many readings were acknowledged and stored."""
+    dice = random.Random(seed)
+    next_ = {f"COW_{n:03d}": [0] for n in range(PUBLISHERS)}
+    acked: set[tuple[str, int]] = set()
+    for _ in range(rounds):
+        with socket.socket() as a, socket.socket() as b:
+            a.bind(("127.0.0.1", 0))
+            b.bind(("127.0.0.1", 0))
+            port, http_port = a.getsockname()[1], b.getsockname()[1]
+        with running_gateway(home, port, http_port, store={"commit_window_ms": 20}) as gateway:
+            asyncio.run(_round(gateway, next_, acked, dice.randrange(100, 600)))
+            gateway.process.wait(timeout=10)
+    with sqlite3.connect(home / "data" / "alert_state.db") as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rows = db.execute("SELECT cow_id, timestamp, temperature FROM sensor_data").fetchall()
+    db.close()
+    stored: dict[tuple[str, int], float] = {}
+    for cow_id, timestamp, temperature in rows:
+        number = (int(datetime.fromisoformat(timestamp).timestamp()) - FIRST_S) // 60
+        assert (cow_id, number) not in stored, "a reading is stored twice"
+        stored[cow_id, number] = temperature
+    lost = acked - stored.keys()
+    assert not lost, f"{len(lost)} acknowledged readings are not in the store: {sorted(lost)[:5]}"
+    assert all(stored[key] == 38 + key[1] % 100 / 100 for key in acked)
+    return len(acked), len(stored)
+
+
+def test_ten_kills_under_fifty_publishers_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    acked, stored = kill_rounds(tmp_path / "barn", rounds=10, seed=20261121)
+    print(f"{acked} acknowledged, {stored} stored")
+    assert acked >= 1000
+
+
+@pytest.mark.soak
+def test_a_hundred_kills(tmp_path: Path) -> None:
+    acked, stored = kill_rounds(tmp_path / "barn", rounds=100, seed=int.from_bytes(os.urandom(4), "big"))
+    print(f"{acked} acknowledged, {stored} stored")
+
+
+RECEIVED = re.compile(r"^\d+ .*(?:recvfrom|recv|read)\(.*(STRACE_\d+)")
+WAL_WRITE = re.compile(r"^(\d+) .*pwrite64\(\d+<[^>]*-wal>")
+WAL_SYNC = re.compile(r"^(\d+) .*(?:fdatasync|fsync)\(\d+<[^>]*-wal>(\)\s+= 0)?(\s*<unfinished)?")
+SYNC_RESUMED = re.compile(r"^(\d+) .*<\.\.\. (?:fdatasync|fsync) resumed>.*= 0")
+PUBACK = re.compile(r'^\d+ .*(?:sendto|sendmsg|write|writev)\(\d+<(?:TCP|socket).*?"@\\2')
+
+
+def _replay_trace(trace: str) -> int:
+    """Every PUBACK must follow a finished sync of a WAL write that followed its PUBLISH."""
+    received_at: list[int] = []
+    write_at = synced_write_at = -1
+    syncing: dict[str, int] = {}
+    acks = 0
+    for at, line in enumerate(trace.splitlines()):
+        if RECEIVED.match(line):
+            received_at.append(at)
+        elif match := WAL_WRITE.match(line):
+            write_at = at
+        elif match := WAL_SYNC.match(line):
+            if match[2]:
+                synced_write_at = write_at
+            else:
+                syncing[match[1]] = write_at
+        elif match := SYNC_RESUMED.match(line):
+            if match[1] in syncing:
+                synced_write_at = syncing.pop(match[1])
+        elif PUBACK.match(line):
+            assert acks < len(received_at), f"a PUBACK before its PUBLISH: {line}"
+            assert synced_write_at > received_at[acks], (
+                f"PUBACK {acks + 1} left before the sync that holds its reading had returned: {line}"
+            )
+            acks += 1
+    return acks
+
+
+def test_no_puback_leaves_before_its_wal_sync_returned(tmp_path: Path, free_port: int) -> None:
+    strace = need("strace")
+    trace_file = tmp_path / "trace.txt"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        http_port = probe.getsockname()[1]
+    wrap = (strace, "-f", "-y", "-s", "200", "-o", str(trace_file), "-e")
+    calls = "trace=recvfrom,recvmsg,read,sendto,sendmsg,write,writev,pwrite64,fdatasync,fsync"
+    with running_gateway(
+        tmp_path / "barn", free_port, http_port, (*wrap, calls), store={"commit_window_ms": 20}
+    ) as gateway:
+        asyncio.run(_publish_one_by_one(gateway.port, 30))
+    assert _replay_trace(trace_file.read_text(encoding="utf-8", errors="replace")) == 30
+
+
+async def _publish_one_by_one(port: int, count: int) -> None:
+    async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", port, timeout=20) as client:
+        for number in range(count):
+            topic, payload = _message(f"STRACE_{number}", number)
+            await client.publish(topic, payload, qos=1)

@@ -1,0 +1,176 @@
+"""The main job once through: publish → store → detect → lamp → a real Mosquitto upstream (X-01, X-02)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, need
+from tests.e2e.gateway_process import config_for, running_gateway, until
+
+FEVER = (
+    '{"cow_id": "FEVER_TEST", "timestamp": "2025-11-25T14:35:00Z", "temperature": 40.5, '
+    '"fxa": 0.01, "mya": 0.01, "rza": 0.01}'
+)
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@contextmanager
+def mosquitto(port: int, home: Path) -> Iterator[Path]:
+    """A real upstream broker with one subscriber; yields the file of what it heard."""
+    home.mkdir(exist_ok=True)
+    heard = home / "heard.txt"
+    config = home / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n", encoding="utf-8")
+    broker = subprocess.Popen(
+        [need("mosquitto"), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with heard.open("a", encoding="utf-8") as out:
+        command = [need("mosquitto_sub"), "-h", "127.0.0.1", "-p", str(port), "-q", "1", "-t", "#", "-v"]
+        subscriber = None
+        try:
+
+            def listening() -> bool:
+                with socket.socket() as probe:
+                    return probe.connect_ex(("127.0.0.1", port)) == 0
+
+            until(listening, "mosquitto to listen")
+            subscriber = subprocess.Popen(command, stdout=out)
+            yield heard
+        finally:
+            for process in (subscriber, broker):
+                if process is not None:
+                    process.terminate()
+                    process.wait(timeout=10)
+
+
+def upstream(port: int) -> dict[str, dict[str, object]]:
+    quick = {"initial_delay": 0.2, "max_delay": 0.5, "backoff_multiplier": 2}
+    return {
+        "mqtt": {"reconnect": quick},
+        "uplink": {"enabled": True, "host": "127.0.0.1", "port": port, "readings_interval_s": 1},
+    }
+
+
+def test_an_alert_raised_while_the_line_is_down_arrives_upstream(tmp_path: Path) -> None:
+    port, http_port, upstream_port = free_ports(3)
+    publish = [need("mosquitto_pub"), "-h", "127.0.0.1", "-p", str(port), "-q", "1"]
+    with running_gateway(tmp_path / "barn", port, http_port, **upstream(upstream_port)) as gateway:
+        subprocess.run([*publish, "-t", "artemis/sensors/FEVER_TEST", "-m", FEVER], check=True, timeout=10)
+        until(lambda: "fever" in gateway.get("/api/alerts"), "the fever alert")
+        until(lambda: "amber" in gateway.console(), "the lamp")
+        gateway.wait_for_log("Failed to connect to MQTT broker: [Errno 111] Connection refused")
+        with mosquitto(upstream_port, tmp_path / "cloud") as heard:
+            until(lambda: "/events/alert" in heard.read_text(), "the alert upstream")
+            until(lambda: "/readings/FEVER_TEST" in heard.read_text(), "the reading upstream")
+            lines = [line for line in heard.read_text().splitlines() if "/events/alert" in line]
+        assert len(lines) == 1
+        event = json.loads(lines[0].partition(" ")[2])
+        assert event["kind"] == "fever"
+        assert event["subject"] == "FEVER_TEST"
+        assert event["message_id"].split(":")[2] == str(event["seq"])
+
+
+def test_an_alert_is_raised_and_sent_once_over_a_restart(tmp_path: Path) -> None:
+    port, http_port, upstream_port = free_ports(3)
+    publish = [need("mosquitto_pub"), "-h", "127.0.0.1", "-p", str(port), "-q", "1"]
+    message = [*publish, "-t", "artemis/sensors/FEVER_TEST", "-m", FEVER]
+    second = [*publish, "-t", "artemis/sensors/FEVER_TEST", "-m", FEVER.replace("14:35", "14:55")]
+    with mosquitto(upstream_port, tmp_path / "cloud") as heard:
+        with running_gateway(tmp_path / "barn", port, http_port, **upstream(upstream_port)) as gateway:
+            subprocess.run(message, check=True, timeout=10)
+            until(lambda: "/events/alert" in heard.read_text(), "the alert upstream")
+            gateway.kill()
+        with running_gateway(tmp_path / "barn", port, http_port, **upstream(upstream_port)) as gateway:
+            until(lambda: "amber" in gateway.console(), "the lamp after the restart")
+            subprocess.run(message, check=True, timeout=10)
+            subprocess.run(second, check=True, timeout=10)
+            until(lambda: "14:55" in gateway.get("/api/alerts"), "the second reading judged")
+        sent = [
+            json.loads(x.partition(" ")[2]) for x in heard.read_text().splitlines() if "/events/alert" in x
+        ]
+    with sqlite3.connect(gateway.store) as db:
+        assert db.execute("SELECT count(*) FROM alerts WHERE cow_id = 'FEVER_TEST'").fetchone() == (1,)
+    db.close()
+    ids = [event["message_id"] for event in sent]
+    assert len(set(ids)) == len(ids)
+    assert sum(event["change"] == "raised" for event in sent) == 1
+
+
+def run_gateway_once(home: Path, config: str) -> subprocess.CompletedProcess[str]:
+    home.mkdir(exist_ok=True)
+    (home / "gateway.yaml").write_text(config, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "run", "--config", "gateway.yaml"],
+        cwd=home,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_config_typo_is_named_with_its_line_and_ends_with_1(tmp_path: Path) -> None:
+    done = run_gateway_once(tmp_path, "mqtt:\n  brokr_port: 1\n  qos: 7\n")
+    assert done.returncode == 1
+    assert "gateway.yaml:2: mqtt.brokr_port" in done.stdout + done.stderr
+    assert "broker_port" in done.stdout + done.stderr
+    assert "gateway.yaml:3: mqtt.qos" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_corrupt_store_is_named_kept_and_ends_with_2(tmp_path: Path) -> None:
+    port, http_port = free_ports(2)
+    store = tmp_path / "data" / "alert_state.db"
+    store.parent.mkdir()
+    store.write_bytes(b"\x00rubbish" * 4096)
+    done = run_gateway_once(tmp_path, yaml.safe_dump(config_for(port, http_port)))
+    assert done.returncode == 2
+    assert "alert_state.db" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert store.read_bytes() == b"\x00rubbish" * 4096
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_port_in_use_is_named_and_ends_with_3(tmp_path: Path, which: int) -> None:
+    ports = free_ports(2)
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", ports[which]))
+        squatter.listen()
+        done = run_gateway_once(tmp_path, yaml.safe_dump(config_for(*ports)))
+    assert done.returncode == 3
+    assert str(ports[which]) in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_truncated_farm_register_falls_back_and_says_so(tmp_path: Path) -> None:
+    port, http_port = free_ports(2)
+    home = tmp_path / "barn"
+    data = home / "data"
+    data.mkdir(parents=True)
+    (data / "farm.json").write_text('{"animals": {"1": {"cow_id": "COW', encoding="utf-8")
+    good = '{"animals": {"1": {"cow_id": "COW_001", "name": "Alma"}}}'
+    (data / "farm.json.previous").write_text(good, encoding="utf-8")
+    with running_gateway(home, port, http_port) as gateway:
+        gateway.wait_for_log("farm.json")
+        assert list(data.glob("farm.json.bad-*"))
