@@ -45,7 +45,6 @@ from gateway.store.database import Database
 from gateway.store.farm import FarmRegister
 from gateway.supervisor import Supervisor
 from gateway.web.server import WebServer
-from gateway.web.status import GatewayStatus
 
 log = logging.getLogger(__name__)
 

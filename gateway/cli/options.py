@@ -14,7 +14,9 @@ CONFIG_FILES = (Path("config/gateway.yaml"), Path("config/realtime_config.yaml")
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Configuration file; default: config/gateway.yaml, else the built-in defaults."),
+    typer.Option(
+        "--config", "-c", help="Configuration file; default: config/gateway.yaml, else the built-in defaults."
+    ),
 ]
 
 

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.offline import newest_alerts, newest_readings
 from gateway.cli.options import ConfigFile, load_config
 from gateway.core.alerts import Alert
 from gateway.core.readings import Reading
+from gateway.offline import newest_alerts, newest_readings
 
 Row = TypeVar("Row", Reading, Alert)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from gateway.core.message_stats import MessageStats
 from gateway.core.messages import DeadLetter, RawMessage, Reason, Rejection
 from gateway.core.readings import Reading
-from gateway.core.message_stats import MessageStats
 from gateway.core.validation import Rules, Trimmed, parse
 from gateway.errors import StoreError
 from gateway.ports import Clock, Receipt

@@ -81,7 +81,9 @@ class Rig:
 
     def stored(self) -> list[tuple[Any, ...]]:
         return self.database.read_now(
-            lambda db: db.execute("SELECT cow_id, timestamp, temperature FROM sensor_data ORDER BY 1, 2").fetchall()
+            lambda db: db.execute(
+                "SELECT cow_id, timestamp, temperature FROM sensor_data ORDER BY 1, 2"
+            ).fetchall()
         )
 
 

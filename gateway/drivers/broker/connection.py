@@ -332,10 +332,8 @@ class Connection(Wire):
             principal = await answer if inspect.isawaitable(answer) else answer
             if principal is None:
                 self._refuse(packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED)
-            if principal is None or self.closed:
                 return
-            await door.take_over(self)
-            if self.closed:
+            if not await door.take_over(self):
                 return
             self._principal = principal
             self._rulings = door.rulings_for(principal.roles)

@@ -143,14 +143,20 @@ class FrontDoor:
         """An id for a client that leaves it to us (3.1.3.1)."""
         return f"auto-{secrets.token_hex(8)}"
 
-    async def take_over(self, connection: Connection) -> None:
-        """Make it the one holder of its client id; the old one is gone, with its amqtt task, on return."""
+    async def take_over(self, connection: Connection) -> bool:
+        """Make it the one holder of its client id; the old one is gone, with its amqtt task, on return.
+
+        False if the newcomer itself has gone, or has been taken over while it waited.
+        """
+        if connection.closed:
+            return False
         old = self._clients.get(connection.client_id)
         self._clients[connection.client_id] = connection
         if old is not None and old.task is not None:
             self.counters["takeovers"] += 1
             old.abort()
             await asyncio.wait({old.task})
+        return not connection.closed
 
     def leave(self, connection: Connection, *, clean: bool) -> None:
         """Its session task ends."""

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import socket
+import time
 
 import pytest
 
@@ -439,16 +440,18 @@ def test_unreleased_qos2_ids_are_bounded(monkeypatch):
 
 def test_reading_pauses_at_64_unacknowledged_and_resumes_below_32():
     async def scenario(place):
-        async with connected(place) as client:
+        async with connected(place) as client, connected(place, "other") as other:
             for packet_id in range(1, 201):
                 client.send(publish_bytes(SENSOR, qos=1, packet_id=packet_id))
             await place.until(lambda: len(place.receipts) == 64)
             assert place.hurries == 64 - 15
-            await asyncio.wait_for(asyncio.sleep(0.05), 1)
+            for _ in range(5):
+                await other.ping()  # the loop turns, and reads nothing more of the first
             assert len(place.receipts) == 64
             for receipt in place.receipts[:32]:
                 receipt.settle()
-            await asyncio.sleep(0.02)
+            for _ in range(5):
+                await other.ping()
             assert len(place.receipts) == 64
             place.receipts[32].settle()
             await place.until(lambda: len(place.receipts) == 64 + 33)
@@ -465,17 +468,18 @@ def test_reading_pauses_at_64_unacknowledged_and_resumes_below_32():
 def test_a_client_that_we_paused_is_not_evicted():
     async def scenario(place):
         async with connected(place, keepalive=1) as client:
-            for packet_id in range(1, 66):
+            for packet_id in range(1, 65):
                 client.send(publish_bytes(SENSOR, qos=1, packet_id=packet_id))
             await place.until(lambda: len(place.receipts) == 64)
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.5)  # two and a half times what it may be silent
             assert place.broker.connections == 1
-            place.settling = True
+            resumed = time.monotonic()
             for receipt in tuple(place.receipts):
                 receipt.settle()
-            for _ in range(65):
+            for _ in range(64):
                 assert (await client.packet())[0] == PUBACK
             assert await client.closed() == b""  # now it is silent of its own accord
+            assert time.monotonic() - resumed > 0.15
         assert place.counters["keepalive_evicted"] == 1
 
     run(scenario, settling=False, limits={"keepalive_factor": 0.2})
@@ -503,13 +507,17 @@ def test_a_silent_client_goes_after_one_and_a_half_keepalives():
 
 def test_disconnect_is_held_until_nothing_is_in_flight():
     async def scenario(place):
-        async with connected(place, will=("test/will", b"gone", 0, False)) as client:
+        async with (
+            connected(place, will=("test/will", b"gone", 0, False)) as client,
+            connected(place, "other") as other,
+        ):
             client.send(publish_bytes(SENSOR, qos=1, packet_id=1))
             client.send(publish_bytes(SENSOR, qos=1, packet_id=2) + b"\xe0\x00" + publish_bytes(SENSOR))
             client.writer.write_eof()
             await place.until(lambda: len(place.receipts) == 2)
-            await asyncio.sleep(0.02)
-            assert place.broker.connections == 1
+            for _ in range(5):
+                await other.ping()
+            assert place.broker.connections == 2
             place.receipts[0].settle()
             place.receipts[1].settle()
             assert await client.closed() == ack(PUBACK, 1) + ack(PUBACK, 2)
@@ -549,6 +557,23 @@ def test_a_subscriber_that_does_not_read_is_cut_and_delays_nobody():
             await place.until(lambda: place.broker.connections == 1)
 
     run(scenario, limits={"write_deadline_s": 0.8})
+
+
+def test_a_client_that_says_goodbye_and_does_not_read_is_cut():
+    async def scenario(place):
+        async with connected(place) as client:
+            await client.subscribe(("t", 0))
+            client.writer.transport.pause_reading()
+            (door_side,) = place.broker._door._connections
+            while not door_side._transport.get_write_buffer_size():
+                place.broker.publish("t", bytes(8000))
+                await asyncio.sleep(0)
+            assert door_side.writable
+            client.send(b"\xe0\x00")
+            await place.until(lambda: place.broker.connections == 0)
+        assert place.counters["write_deadlines"] == 1
+
+    run(scenario, limits={"write_deadline_s": 0.1})
 
 
 def test_a_publisher_that_does_not_read_its_answers_is_cut():

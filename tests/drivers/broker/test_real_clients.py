@@ -1,18 +1,20 @@
 """mosquitto_pub, mosquitto_sub, paho-mqtt and aiomqtt against the embedded broker."""
 
 import asyncio
-import shutil
 import threading
 
 import aiomqtt
 import paho.mqtt.client as paho
 import pytest
 
+from tests.conftest import need
 from tests.drivers.broker.harness import SENSOR, barn
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("mosquitto_pub"), reason="mosquitto-clients is not installed"
-)
+
+@pytest.fixture(autouse=True)
+def clients() -> None:
+    need("mosquitto_pub")
+    need("mosquitto_sub")
 
 
 def run(scenario, **options):
