@@ -214,10 +214,10 @@ check_config() { # a configuration that would not start keeps the old release ru
         done <"$secrets"
     fi
     if $DRY; then
-        say "would run: $1/bin/$NAME check --config $config"
+        say "would run: $1/bin/$NAME check $config"
         return
     fi
-    env "${variables[@]}" "$1/bin/$NAME" check --config "$config" ||
+    env "${variables[@]}" "$1/bin/$NAME" check "$config" ||
         die "the configuration has faults (above); correct $config and run this again." \
             "What was running still runs."
 }

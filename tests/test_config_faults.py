@@ -146,14 +146,14 @@ panel: 5
         ("mode: production", "1: mode: production demands authentication and TLS"),
         ("site:\n  timezone: Barn/Yard", '2: site.timezone: "Barn/Yard" is no time zone'),
         ("site:\n  timezone: ../../etc/passwd", '2: site.timezone: "../../etc/passwd" is no time zone'),
-        ("mqtt:\n  topic_pattern: a/#", '2: mqtt.topic_pattern: "a/#" must end in /+'),
-        ("mqtt:\n  topic_pattern: a/b+", '2: mqtt.topic_pattern: "a/b+": + must stand alone'),
-        ("mqtt:\n  topic_pattern: +/+", '2: mqtt.topic_pattern: "+/+" must end in /+'),
+        ("mqtt:\n  topic_pattern: a/#", '2: mqtt.topic_pattern: "a/#": it must end in /+'),
+        ("mqtt:\n  topic_pattern: a/b+", "2: mqtt.topic_pattern: \"a/b+\": '+' must be a whole level"),
+        ("mqtt:\n  topic_pattern: +/+", '2: mqtt.topic_pattern: "+/+": it must end in /+'),
         (
             "broker:\n  open_topics: [a/#/b]",
-            '2: broker.open_topics[0]: "a/#/b": # must stand alone at the end',
+            "2: broker.open_topics[0]: \"a/#/b\": '#' must be the whole last level",
         ),
-        ("broker:\n  denied_topics: [a, '']", "2: broker.denied_topics[1]: must not be empty"),
+        ("broker:\n  denied_topics: [a, '']", '2: broker.denied_topics[1]: "": the filter is empty'),
         ("database:\n  enable_wal: false", "2: database.enable_wal: the store always uses WAL mode"),
         (
             "store:\n  farm_register: data/alert_state.db",
@@ -325,6 +325,7 @@ def test_faults_inside_a_policy(tmp_path: Path) -> None:
     text = """\
 fever:
   absolute_c: 44
+  normal_n: -1
   span: [1]
   weights: {x: many}
   severity: mild
@@ -335,13 +336,14 @@ many: [{nam: a}]
     _, faults = converted(tmp_path, text)
     assert faults == [
         "d.yaml:2: fever.absolute_c: 44.0 is out of range; must be at least 38 and less than 44",
-        "d.yaml:3: fever.span: must have 2 values, not 1",
-        'd.yaml:4: fever.weights.x: must be a whole number, not "many"',
-        'd.yaml:5: fever.severity: must be one of INFO, WARNING, CRITICAL, not "mild"',
-        "d.yaml:6: fever.code: must match ^[a-z]+$",
-        "d.yaml:7: extra.name: is missing; it has no default",
-        "d.yaml:8: many[0].nam: unknown key; did you mean name?",
-        "d.yaml:8: many[0].name: is missing; it has no default",
+        "d.yaml:3: fever.normal_n: -1 is out of range; must be at least 0",
+        "d.yaml:4: fever.span: must have 2 values, not 1",
+        'd.yaml:5: fever.weights.x: must be a whole number, not "many"',
+        'd.yaml:6: fever.severity: must be one of INFO, WARNING, CRITICAL, not "mild"',
+        "d.yaml:7: fever.code: must match ^[a-z]+$",
+        "d.yaml:8: extra.name: is missing; it has no default",
+        "d.yaml:9: many[0].nam: unknown key; did you mean name?",
+        "d.yaml:9: many[0].name: is missing; it has no default",
     ]
 
 

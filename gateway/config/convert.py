@@ -114,10 +114,15 @@ class Converter:
     ) -> Any:
         """What was written, converted; a fault and the default if it does not fit."""
         try:
-            return make(kind, written, path, default)
+            value = make(kind, written, path, default)
         except NotThatError as error:
             self._fault(path, str(error))
             return default
+        if isinstance(default, int | float) and default >= 0 and isinstance(value, int | float) and value < 0:
+            # A policy of core names no bounds; what is a count or a span by default stays one.
+            self._fault(path, f"{value} is out of range; must be at least 0")
+            return default
+        return value
 
     def _value(self, kind: inspect.Type, node: yaml.Node, path: str, default: Any) -> Any:
         """A node of any type. Raises NotThatError."""

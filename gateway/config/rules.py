@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 from gateway.config.faults import Contradiction
 from gateway.config.schema import Config, is_local, is_loopback
+from gateway.core.topics import filter_fault, topic_fault
 
 STANDARD_PORT = 1883
 
@@ -107,32 +108,20 @@ def _broker(config: Config) -> Iterator[Contradiction]:
         )
 
 
-def _filter_fault(pattern: str) -> str | None:
-    """Why a text is no MQTT topic filter (MQTT 3.1.1, 4.7)."""
-    levels = pattern.split("/")
-    if not pattern:
-        return "must not be empty"
-    if any("+" in level and level != "+" for level in levels):
-        return f'"{pattern}": + must stand alone between two slashes'
-    if any("#" in level and (level != "#" or at < len(levels) - 1) for at, level in enumerate(levels)):
-        return f'"{pattern}": # must stand alone at the end'
-    return None
-
-
 def _topics(config: Config) -> Iterator[Contradiction]:
     pattern = config.mqtt.topic_pattern
-    fault = _filter_fault(pattern)
+    fault = filter_fault(pattern)
     if fault is None and (pattern.count("+") != 1 or not pattern.endswith("/+")):
-        fault = f'"{pattern}" must end in /+ (the cow_id) and have no other wildcard'
+        fault = "it must end in /+ (the cow_id) and have no other wildcard"
     if fault:
-        yield Contradiction(("mqtt.topic_pattern",), fault)
+        yield Contradiction(("mqtt.topic_pattern",), f'"{pattern}": {fault}')
     for key in ("open_topics", "denied_topics"):
         for number, topic in enumerate(getattr(config.broker, key)):
-            wrong = _filter_fault(topic) if isinstance(topic, str) else None
+            wrong = filter_fault(topic) if isinstance(topic, str) else None
             if wrong:
-                yield Contradiction((f"broker.{key}[{number}]",), wrong)
+                yield Contradiction((f"broker.{key}[{number}]",), f'"{topic}": {wrong}')
     prefix = config.uplink.topic_prefix
-    if set("+#") & set(prefix) or prefix.startswith(("$", "/")) or prefix.endswith("/"):
+    if topic_fault(prefix) or prefix.startswith(("$", "/")) or prefix.endswith("/"):
         yield Contradiction(
             ("uplink.topic_prefix",), f'"{prefix}" must be plain levels like artemis/upstream, without + # $'
         )

@@ -15,6 +15,8 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta, field
 
+from gateway.core.alerts import AlertPolicy
+
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pin = Annotated[int, Meta(ge=2, le=27)]
 """BCM number on the 40-pin header; 0 and 1 belong to the HAT's identification."""
@@ -213,6 +215,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     performance: Performance = Performance()
     uplink: Uplink = Uplink()
     panel: PanelPins = PanelPins()
+    alerts: AlertPolicy = AlertPolicy()
 
     @property
     def broker_port(self) -> int:
