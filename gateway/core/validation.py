@@ -231,10 +231,7 @@ def _check(
     dropped: list[str] = []
     rates = {name: _optional(fields, name, -GYRO_DPS_MAX, GYRO_DPS_MAX, dropped) for name in _GYRO}
     intensity = _optional(fields, "motion_intensity", 0.0, MOTION_INTENSITY_MAX, dropped)
-    state = fields.get("state")
-    if state is not None and (not isinstance(state, str) or state not in STATES):
-        dropped.append(f"state={_shown(state)}")
-        state = None
+    state = _state(fields, dropped)
     reading = Reading(
         cow_id,
         timestamp_ms,
@@ -318,6 +315,14 @@ def _optional(
         dropped.append(f"{name}={_shown(value)}")
         return None
     return number
+
+
+def _state(fields: dict[str, object], dropped: list[str]) -> str | None:
+    value = fields.get("state")
+    if value is None or (isinstance(value, str) and value in STATES):
+        return value
+    dropped.append(f"state={_shown(value)}")
+    return None
 
 
 def _shown(value: object) -> str:

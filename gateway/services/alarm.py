@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -34,7 +33,7 @@ from gateway.ports import Clock
 from gateway.store import alerts as alert_rows
 from gateway.store import outbox
 from gateway.store.alerts import Transition
-from gateway.store.database import Database
+from gateway.store.database import Connection, Database
 
 log = logging.getLogger(__name__)
 
@@ -308,9 +307,7 @@ class Alarm:
             self._signal_changed(signal)
 
 
-def _write(
-    db: sqlite3.Connection, plan: _Plan, author: _Author, now_ms: int
-) -> tuple[dict[Key, Alert], list[Move]]:
+def _write(db: Connection, plan: _Plan, author: _Author, now_ms: int) -> tuple[dict[Key, Alert], list[Move]]:
     """Alert rows, history and outbox; runs in the writer thread inside one transaction.
 
     A new episode gets its row number with its first save; every later state of the same

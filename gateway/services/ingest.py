@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -21,7 +20,7 @@ from gateway.core.validation import Rules, Trimmed, parse
 from gateway.errors import StoreError
 from gateway.ports import Clock, Receipt
 from gateway.store import animals, dead_letters, readings
-from gateway.store.database import Database
+from gateway.store.database import Connection, Database
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +269,7 @@ class Ingest:
 _STORED = readings.Outcome.STORED
 
 
-def _store(db: sqlite3.Connection, batch: _Batch) -> list[readings.Outcome]:
+def _store(db: Connection, batch: _Batch) -> list[readings.Outcome]:
     """One transaction: the readings and the dead letters of a batch. Runs on the writer thread."""
     outcomes = readings.append(db, batch.readings)
     dead_letters.add(db, batch.letters)

@@ -31,6 +31,9 @@ from gateway.store.opening import (
 
 T = TypeVar("T")
 
+Connection = sqlite3.Connection
+"""What a piece of work gets; services name the type from here, sqlite3 stays in this ring."""
+
 WRITES_WAITING_MAX = 256
 """Pieces of work that may wait for the writer. Ingest, alarm and forward keep one each in flight;
 256 × 512 readings × 0.4 KB = 50 MB is the most that could hang on it."""
