@@ -46,7 +46,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "apprise": ("drivers/",),
     "zeroconf": ("drivers/",),
     "numpy": ("core/", "store/", "services/"),
-    "stamina": ("drivers/", "services/", "supervisor", "app"),
     "yaml": ("config/",),
     "typer": ("cli/", "__main__"),
     "rich": ("cli/", "__main__"),
