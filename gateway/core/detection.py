@@ -17,7 +17,7 @@ from gateway.core.detectors.fever import FeverPolicy
 from gateway.core.detectors.malfunction import MalfunctionPolicy
 from gateway.core.detectors.silence import SilencePolicy
 from gateway.core.findings import Finding
-from gateway.core.windows import HerdWindow
+from gateway.core.herd import HerdWindow
 
 
 class Policies(msgspec.Struct, frozen=True):

@@ -14,7 +14,8 @@ Floats = npt.NDArray[np.float32]
 
 def norm_g(fxa_g: Floats, mya_g: Floats, rza_g: Floats) -> Floats:
     """Length of the acceleration vector in g, NaN where a sample is missing; any shape."""
-    return np.sqrt(fxa_g * fxa_g + mya_g * mya_g + rza_g * rza_g)
+    squares: Floats = fxa_g * fxa_g + mya_g * mya_g + rza_g * rza_g
+    return np.sqrt(squares)
 
 
 def motion_grid_g(fxa_g: Floats, mya_g: Floats, rza_g: Floats, reported_g: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The last hours of the whole herd in memory, and the frozen view a detector looks at.
+"""The last hours of the whole herd in memory: minute rings, hourly bins, and what waits to be judged.
 
 `Windows` is fed on the event loop after each commit and read in the detectors' worker thread; the
 lock of services/detect keeps the two apart. Pure: no clock, no store.
@@ -18,18 +18,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.arrivals import ArrivalBook, Arrivals, RejectBook, Rejects
+from gateway.core.arrivals import ArrivalBook, RejectBook
 from gateway.core.baselines import MINUTES_PER_HOUR, Baselines, HourBins
+from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, Span
 from gateway.core.motion import motion_grid_g
 from gateway.core.readings import Reading
 
-MS_PER_MINUTE = 60_000
 RING_MINUTES = 480
 """8 h of raw minutes (DESIGN, flow step 6)."""
 LEAD_MINUTES = 60
 """History a step needs in front of it; a span with less in the ring is replayed from the store."""
-VIEW_MINUTES = 240
-"""Minutes a detector sees: the longest rule looks at 3 h, with an hour in front of it."""
 HERD_MINUTES = 60
 """An animal heard within this of a step is herd context."""
 ANIMALS_MAX = 5000
@@ -39,61 +37,8 @@ LATE_HOURS_MAX = 50_000
 _FIRST_CAPACITY = 64
 
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-
-
-class HerdWindow(msgspec.Struct, frozen=True):
-    """What a detector may see of the herd at one step. Arrays are never written to.
-
-    Grids have the shape [animals, minutes]: the last column is each animal's own now (decision 5),
-    NaN is missing, and nothing later than that now is in them. A minute with several readings
-    shows its last one; `peak_c` shows its hottest.
-
-    Args:
-        animals: ids, one a row.
-        step_from_minute, step_to_minute: the step judged, both included (minutes since the epoch).
-        now_minute: each animal's newest minute not after the step.
-        now_ms: the exact instant of that reading (UTC epoch ms).
-        judge: animals with new data in this step; the others are herd context only.
-        temperature_trusted: False where a malfunction gates the temperature channel (decision 44).
-        temperature_c, peak_c: °C.
-        fxa_g, mya_g, rza_g, motion_g: g; motion as decision 1 has it.
-        rejects: what was refused of the last messages.
-        arrivals: when messages came in.
-    """
-
-    animals: tuple[str, ...]
-    step_from_minute: int
-    step_to_minute: int
-    now_minute: Int64
-    now_ms: Int64
-    judge: Bools
-    temperature_trusted: Bools
-    temperature_c: Floats
-    peak_c: Floats
-    fxa_g: Floats
-    mya_g: Floats
-    rza_g: Floats
-    motion_g: Floats
-    rejects: Rejects
-    arrivals: Arrivals
-
-
-class Span(msgspec.Struct, frozen=True):
-    """Minutes of one animal that hold data nobody has judged yet, both included."""
-
-    cow_id: str
-    from_minute: int
-    to_minute: int
-
-
-class Pending(msgspec.Struct, frozen=True):
-    """What is to be judged: spans the ring covers, and (animal, hour) pairs only the store has."""
-
-    live: tuple[Span, ...] = ()
-    late: tuple[tuple[str, int], ...] = ()
 
 
 class Windows:
@@ -153,13 +98,11 @@ class Windows:
 
     def _grow(self, capacity: int) -> None:
         n = self._capacity
-        old = self._stamp, self._offset_ms, self._newest, self._from, self._to
-        old_values = self._values
+        stamp, offset_ms, values = self._stamp, self._offset_ms, self._values
+        newest, from_minute, to_minute = self._newest, self._from, self._to
         self._allocate(capacity)
-        fresh = self._stamp, self._offset_ms, self._newest, self._from, self._to
-        for new, array in zip(fresh, old, strict=True):
-            new[:n] = array
-        self._values[:, :n] = old_values
+        self._stamp[:n], self._offset_ms[:n], self._values[:, :n] = stamp, offset_ms, values
+        self._newest[:n], self._from[:n], self._to[:n] = newest, from_minute, to_minute
         self._arrivals.grow(capacity)
         self._rejects.grow(capacity)
         self._bins.grow(capacity)
@@ -280,8 +223,11 @@ class Windows:
         self._add_motion(rows[opened], minutes[opened])
 
     def _add_motion(self, rows: Int64, minutes: Int64) -> None:
-        """Motion of freshly opened minutes into the bins; needs the minute before, so a reading
-        that comes late and out of order adds its values to the grid but not to the hour."""
+        """Motion of freshly opened minutes into the bins.
+
+        It needs the minute before, so a reading that comes late and out of order adds its values
+        to the grid but no motion to the hour.
+        """
         keys = np.unique(np.stack([rows, minutes]), axis=1)
         rows, minutes = keys[0], keys[1]
         slots, before = minutes % RING_MINUTES, (minutes - 1) % RING_MINUTES
@@ -384,13 +330,14 @@ class Windows:
             judge[rows] = fresh | ((refused >= low[:, 0]) & (refused <= high[:, 0]))
         now = np.where(judge & (now < 0), step_to, now)  # refused messages only: an empty row
         shown = np.flatnonzero(judge | (now > step_to - HERD_MINUTES))
-        return self._copy(shown, now[shown], judge[shown], (step_from_minute, step_to), now_s)
+        return self._copy(shown, now[shown], judge[shown], step=(step_from_minute, step_to), now_s=now_s)
 
     def _copy(
         self,
         rows: Int64,
         now: Int64,
         judge: Bools,
+        *,
         step: tuple[int, int],
         now_s: float,
         view_minutes: int = VIEW_MINUTES,
@@ -426,7 +373,9 @@ class Windows:
         rows = np.flatnonzero(self._newest >= 0)
         newest = self._newest[rows]
         step_to = int(newest.max(initial=0))
-        window = self._copy(rows, newest, np.ones(len(rows), np.bool_), (step_to, step_to), now_s, 1)
+        window = self._copy(
+            rows, newest, np.ones(len(rows), np.bool_), step=(step_to, step_to), now_s=now_s, view_minutes=1
+        )
         return msgspec.structs.replace(window, arrivals=self._arrivals.view(rows, now_s, look=True))
 
     def baselines(self, window: HerdWindow) -> Baselines:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from gateway.core.baselines import Baselines
 from gateway.core.detectors.wording import lasting, moment
 from gateway.core.findings import Evidence, Finding
+from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow
 from gateway.core.severity import Severity
 from gateway.core.statistics import row_mean
-from gateway.core.windows import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow
 
 KIND = "fever"
 LEVEL_MINUTES = 60
@@ -66,8 +66,16 @@ class FeverPolicy(msgspec.Struct, frozen=True):
 
 class _Herd(msgspec.Struct, frozen=True):
     rise_c: float
-    n: int
     phrase: str
+
+
+class _Scene(msgspec.Struct, frozen=True):
+    """What every judgement of one step shares."""
+
+    window: HerdWindow
+    baselines: Baselines
+    policy: FeverPolicy
+    herd: _Herd
 
 
 def _levels(window: HerdWindow, back_min: int) -> tuple[Float64, npt.NDArray[np.intp]]:
@@ -89,10 +97,10 @@ def _herd(window: HerdWindow, rise_c: Float64, policy: FeverPolicy) -> _Herd:
     rises = np.where(np.isnan(rise_c), fallback, rise_c)
     rises = rises[window.temperature_trusted & ~np.isnan(rises)]
     if len(rises) < policy.herd_min_n:
-        return _Herd(0.0, len(rises), f"herd unknown ({len(rises)} animals to compare with)")
+        return _Herd(0.0, f"herd unknown ({len(rises)} animals to compare with)")
     rise = float(np.median(rises))
     word = "has risen" if rise >= policy.herd_rise_c else "normal"
-    return _Herd(rise, len(rises), f"herd {word} ({rise:+.1f} °C, {len(rises)} animals)")
+    return _Herd(rise, f"herd {word} ({rise:+.1f} °C, {len(rises)} animals)")
 
 
 def detect(window: HerdWindow, baselines: Baselines, policy: FeverPolicy) -> list[Finding]:
@@ -106,6 +114,7 @@ def detect(window: HerdWindow, baselines: Baselines, policy: FeverPolicy) -> lis
     rise = level - baselines.temperature_c
     rise_before = level_before - baselines.temperature_c
     herd = _herd(window, rise, policy)
+    scene = _Scene(window, baselines, policy, herd)
     own = (np.minimum(rise, rise_before) >= policy.warning_rise_c) & (rise - herd.rise_c >= policy.residual_c)
     hot_grid = window.peak_c >= policy.absolute_c
     fresh_n = window.now_minute - window.step_from_minute + 1
@@ -115,29 +124,22 @@ def detect(window: HerdWindow, baselines: Baselines, policy: FeverPolicy) -> lis
         absolute = None
         rejected_minute = int(window.rejects.hot_minute[i])
         if fresh or rejected_minute >= window.step_from_minute:
-            absolute = _absolute(window, baselines, policy, herd, hot_grid[i], i, fresh)
+            absolute = _absolute(scene, hot_grid[i], i, fresh)
         if own[i]:
-            ours = _own(window, baselines, policy, herd, i, (float(level[i]), float(level_before[i])))
+            ours = _own(scene, i, (float(level[i]), float(level_before[i])))
             findings.append(absolute if absolute is not None and absolute.severity >= ours.severity else ours)
             continue
         if absolute is not None:
             findings.append(absolute)
         normal = np.isnan(rise[i]) or rise[i] < policy.clear_rise_c
         if normal and fresh:
-            findings.extend(_normal(window, baselines, policy, herd, i))
+            findings.extend(_normal(scene, i))
     return findings
 
 
-def _absolute(
-    window: HerdWindow,
-    baselines: Baselines,
-    policy: FeverPolicy,
-    herd: _Herd,
-    hot: Bools,
-    i: int,
-    fresh: int,
-) -> Finding | None:
+def _absolute(scene: _Scene, hot: Bools, i: int, fresh: int) -> Finding | None:
     """The path of one reading: hot in this step, while the herd has not risen."""
+    window, policy, herd = scene.window, scene.policy, scene.herd
     last = hot.size - 1
     hot_columns = np.flatnonzero(hot)
     if not len(hot_columns) or herd.rise_c >= policy.herd_rise_c:
@@ -169,9 +171,7 @@ def _absolute(
         onset_ms = at_ms
     confidence = min(0.95, 0.75 + 0.05 * len(pair)) if again else policy.single_confidence_max
     return _finding(
-        window,
-        baselines,
-        herd,
+        scene,
         i,
         severity=Severity.CRITICAL if again else Severity.WARNING,
         at_ms=at_ms,
@@ -183,15 +183,9 @@ def _absolute(
     )
 
 
-def _own(
-    window: HerdWindow,
-    baselines: Baselines,
-    policy: FeverPolicy,
-    herd: _Herd,
-    i: int,
-    levels_c: tuple[float, float],
-) -> Finding:
+def _own(scene: _Scene, i: int, levels_c: tuple[float, float]) -> Finding:
     """The path of the own baseline: an hour's mean well above usual, now and half an hour ago."""
+    window, baselines, policy, herd = scene.window, scene.baselines, scene.policy, scene.herd
     baseline = float(baselines.temperature_c[i])
     persistent = min(levels_c)
     critical = persistent - baseline >= policy.critical_rise_c or persistent >= policy.absolute_c
@@ -199,9 +193,7 @@ def _own(
     at_ms = int(window.now_ms[i])
     z = (deviation - herd.rise_c) / float(baselines.sigma_c[i])
     return _finding(
-        window,
-        baselines,
-        herd,
+        scene,
         i,
         severity=Severity.CRITICAL if critical else Severity.WARNING,
         at_ms=at_ms,
@@ -217,9 +209,7 @@ def _own(
 
 
 def _finding(
-    window: HerdWindow,
-    baselines: Baselines,
-    herd: _Herd,
+    scene: _Scene,
     i: int,
     *,
     severity: Severity,
@@ -230,6 +220,7 @@ def _finding(
     what: str,
     detail: str,
 ) -> Finding:
+    window, baselines, herd = scene.window, scene.baselines, scene.herd
     baseline = float(baselines.temperature_c[i])
     known = not np.isnan(baseline)
     # One reading a minute is expected unless the collar has shown a slower rhythm of its own.
@@ -258,10 +249,9 @@ def _finding(
     )
 
 
-def _normal(
-    window: HerdWindow, baselines: Baselines, policy: FeverPolicy, herd: _Herd, i: int
-) -> list[Finding]:
+def _normal(scene: _Scene, i: int) -> list[Finding]:
     """Normal readings at the end, if the newest one is normal."""
+    window, baselines, policy, herd = scene.window, scene.baselines, scene.policy, scene.herd
     peaks = window.peak_c[i]
     peaks = peaks[~np.isnan(peaks)]
     if not len(peaks) or peaks[-1] >= policy.normal_c:

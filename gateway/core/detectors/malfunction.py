@@ -13,10 +13,10 @@ import numpy.typing as npt
 from gateway.core.baselines import Baselines
 from gateway.core.detectors.wording import lasting, moment
 from gateway.core.findings import Evidence, Finding
+from gateway.core.herd import MS_PER_MINUTE, HerdWindow
 from gateway.core.motion import norm_g
 from gateway.core.severity import Severity
 from gateway.core.statistics import row_mean, row_median
-from gateway.core.windows import MS_PER_MINUTE, HerdWindow
 
 KIND = "sensor_malfunction"
 STUCK = "stuck_accelerometer"
@@ -113,13 +113,13 @@ def _look(window: HerdWindow, baselines: Baselines, policy: MalfunctionPolicy) -
     hot_age = window.now_minute - window.rejects.hot_minute
     hot_window = window.peak_c[:, -(policy.hot_within_min + 1) :] >= policy.hot_c
     feverish = (np.abs(hot_age) <= policy.hot_within_min) & hot_window.any(axis=1)
-    temperature_n = window.rejects.temperature_n + np.where(feverish, 0, window.rejects.hot_n)
+    hot_n = np.where(feverish, 0, window.rejects.hot_n)
     return _Looks(
         stuck=stuck,
         gravity_g=gravity,
         gravity_n=gravity_n,
         frozen=frozen,
-        temperature_rejected_n=temperature_n,
+        temperature_rejected_n=(window.rejects.temperature_n + hot_n).astype(np.int64),
         other_rejected_n=window.rejects.other_n.astype(np.int64),
         is_stuck=(stuck.n >= policy.stuck_n) & (stuck.minutes >= policy.stuck_min),
         is_gravity_off=(gravity_n >= policy.gravity_n) & (np.abs(gravity - 1.0) > policy.gravity_off_g),

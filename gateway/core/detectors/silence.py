@@ -14,8 +14,8 @@ from gateway.core.arrivals import ARRIVALS_MIN
 from gateway.core.baselines import Baselines
 from gateway.core.detectors.wording import lasting, moment
 from gateway.core.findings import Evidence, Finding
+from gateway.core.herd import HerdWindow
 from gateway.core.severity import Severity
-from gateway.core.windows import HerdWindow
 
 KIND = "silence"
 HERD_KIND = "silence_herd"
