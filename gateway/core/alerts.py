@@ -103,7 +103,7 @@ class AlertPolicy(msgspec.Struct, frozen=True):
     cooldown_gateway_h: float = 1.0
     sensor_kinds: tuple[str, ...] = ("sensor_malfunction", "silence")
     clear_judgements: int = 3
-    clear_judgements_by_kind: dict[str, int] = {"silence": 1}
+    clear_judgements_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: {"silence": 1})
     late_h: float = 6.0
     retell_min: float = 30.0
 
