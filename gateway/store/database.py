@@ -1,0 +1,277 @@
+"""The store: one writer thread with the only writing connection, and a few read-only ones.
+
+Work is a function over a sqlite3 connection. The writer thread ("store-write") runs each piece in
+one transaction and answers through a future; whoever wants group commit passes one piece per batch.
+Readers run in their own small pool and see what was committed, while the writer goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.errors import StoreError
+from gateway.store.faults import is_store_fault, store_error
+from gateway.store.migrations import migrate, migrations
+from gateway.store.opening import (
+    WriterLock,
+    connect_readonly,
+    connect_writer,
+    is_new,
+    make_directory,
+    probe,
+)
+
+T = TypeVar("T")
+
+WRITES_WAITING_MAX = 256
+"""Pieces of work that may wait for the writer. Ingest, alarm and forward keep one each in flight;
+256 × 512 readings × 0.4 KB = 50 MB is the most that could hang on it."""
+READERS = 2
+"""Read-only connections: one for a long chart, one that stays free for short answers."""
+
+
+class Database:
+    """An open store.
+
+    Attributes:
+        path: the file.
+        gateway_id: made at first boot, never changes.
+        epoch: random, new with every new store file (decision 39).
+        commits: transactions on disk since it was opened.
+        failures: transactions that disk, file or lock refused since it was opened.
+    """
+
+    @classmethod
+    def open(cls, path: Path, *, timeout_s: float = 5.0) -> Database:
+        """Open or create the store, bring its schema up to date and start the writer thread.
+
+        Args:
+            path: the file; its directory is created.
+            timeout_s: how long to wait for a lock that another program holds (S0-035).
+
+        Raises:
+            StoreError: damaged, not a store, of a newer gateway, in use, or not writable. The
+                file is left as it is.
+        """
+        make_directory(path)
+        lock = WriterLock(path)
+        try:
+            if not is_new(path):
+                probe(path, timeout_s)
+            db = connect_writer(path, timeout_s)
+            try:
+                migrate(db, migrations())
+                gateway_id, epoch = _identity(db)
+            except BaseException:
+                db.close()
+                raise
+        except sqlite3.Error as error:
+            lock.release()
+            raise store_error(path, error) from error
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, db, lock, gateway_id=gateway_id, epoch=epoch, timeout_s=timeout_s)
+
+    def __init__(
+        self,
+        path: Path,
+        writer: sqlite3.Connection,
+        lock: WriterLock,
+        *,
+        gateway_id: str,
+        epoch: str,
+        timeout_s: float,
+    ) -> None:
+        self.path = path
+        self.gateway_id = gateway_id
+        self.epoch = epoch
+        self.commits = 0
+        self.failures = 0
+        self._lock = lock
+        self._timeout_s = timeout_s
+        self._writer = writer
+        self._closing = threading.Lock()
+        self._closed = False
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(WRITES_WAITING_MAX)
+        self._readers: queue.LifoQueue[sqlite3.Connection | None] = queue.LifoQueue()
+        for _ in range(READERS):
+            self._readers.put(None)  # connections are made when first wanted
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
+        self._thread = threading.Thread(target=self._write_jobs, name="store-write", daemon=True)
+        self._thread.start()
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one transaction in the writer thread; returns once it is on disk.
+
+        A caller that is cancelled before its turn leaves no trace; after that it is committed.
+
+        Raises:
+            StoreError: full, I/O error, read-only, locked …; rolled back, the store stays usable.
+                Its message is SQLite's own, its cause the sqlite3 error.
+            Exception: whatever `work` raised, after the rollback.
+        """
+        answer: asyncio.Future[T] = asyncio.wrap_future(self._submit(work))
+        return await answer
+
+    def write_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same, blocking: for the command line and for worker threads."""
+        answer: Future[T] = self._submit(work)
+        return answer.result()
+
+    async def heartbeat(self) -> None:
+        """Return when the writer thread has answered; a hung disk is silence (decision 41)."""
+        await asyncio.wrap_future(self._submit(None))
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` over one snapshot, on a read-only connection in the reader pool.
+
+        Raises:
+            StoreError: as for `write`.
+        """
+        if self._closed:
+            raise self._closed_error()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_now, work)
+
+    def read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same, blocking, in the caller's thread: for the command line and worker threads."""
+        if self._closed:
+            raise self._closed_error()
+        db = self._readers.get()
+        try:
+            if db is None:
+                db = connect_readonly(self.path, self._timeout_s)
+            db.execute("BEGIN")
+            try:
+                return work(db)
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")  # ends the snapshot, so that the log can be reset
+        except sqlite3.Error as error:
+            if not is_store_fault(error):
+                raise
+            raise store_error(self.path, error) from error
+        finally:
+            self._readers.put(db)
+
+    @property
+    def writes_waiting(self) -> int:
+        """Pieces of work in front of the writer, at most WRITES_WAITING_MAX."""
+        return self._jobs.qsize()
+
+    def size_bytes(self) -> int:
+        """Bytes on disk: the file and its log (S0-105)."""
+        names = (self.path.name, self.path.name + "-wal")
+        files = (self.path.with_name(name) for name in names)
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    async def close(self) -> None:
+        """Finish what waits, then close. Idempotent."""
+        await asyncio.to_thread(self.close_now)
+
+    def close_now(self) -> None:
+        """The same, blocking."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)
+        self._thread.join()
+        self._pool.shutdown(wait=True)
+        for _ in range(READERS):
+            db = self._readers.get()
+            if db is not None:
+                db.close()
+        # The last connection folds the log into the file; if it cannot, the log stays valid.
+        self._writer.close()
+        self._lock.release()
+
+    def _submit(self, work: Callable[[sqlite3.Connection], Any] | None) -> Future[Any]:
+        job = _Job(work)
+        with self._closing:
+            if self._closed:
+                raise self._closed_error()
+            try:
+                self._jobs.put_nowait(job)
+            except queue.Full:
+                raise StoreError(
+                    f"{self.path}: {WRITES_WAITING_MAX} writes wait for the disk already",
+                    "the card is too slow or hangs; check dmesg",
+                ) from None
+        return job.answer
+
+    def _closed_error(self) -> StoreError:
+        return StoreError(f"{self.path}: the store is closed")
+
+    def _write_jobs(self) -> None:
+        """The writer thread: one job after the other until the closing mark."""
+        while (job := self._jobs.get()) is not None:
+            if not job.answer.set_running_or_notify_cancel():
+                continue
+            try:
+                result = None if job.work is None else self._transact(job.work)
+            except BaseException as error:  # noqa: BLE001 - belongs to the caller, whatever it is
+                job.answer.set_exception(error)
+            else:
+                job.answer.set_result(result)
+            del job  # or the last batch would stay in memory until the next one
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._writer
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(db)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # SQLite has rolled back itself after some errors
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            if not is_store_fault(error):
+                raise
+            self.failures += 1
+            raise store_error(self.path, error) from error
+        self.commits += 1
+        return result
+
+
+class _Job:
+    """One piece of work and the future its caller waits on; no work = answer only."""
+
+    __slots__ = ("answer", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any] | None) -> None:
+        self.work = work
+        self.answer: Future[Any] = Future()
+
+
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A read-only connection beside a running gateway, or to a resting store.
+
+    Raises:
+        StoreError: missing, empty, damaged, or not a store of this or an earlier version.
+    """
+    if is_new(path):
+        raise StoreError(f"{path}: there is no store", "start the gateway once, or check database.path")
+    probe(path, timeout_s=5.0)
+    try:
+        return connect_readonly(path, timeout_s=5.0)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
+
+
+def _identity(db: sqlite3.Connection) -> tuple[str, str]:
+    """The ids in `meta`, made when the file is new."""
+    made = {"gateway_id": f"gw-{secrets.token_hex(6)}", "epoch": secrets.token_hex(6)}
+    db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", made.items())
+    kept = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('gateway_id', 'epoch')"))
+    return str(kept["gateway_id"]), str(kept["epoch"])
