@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, AsyncExitStack
 from functools import partial
@@ -16,12 +17,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
 
+from gateway import __version__
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.alert_event import event_json
 from gateway.core.alerts import Alert
 from gateway.core.delivery import BackoffPolicy
-from gateway.core.detection import JOBS_WITHOUT_DETECTORS
+from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import Finding
 from gateway.core.severity import Severity
 from gateway.core.topics import RouteTable, default_routes
@@ -85,6 +87,9 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._side_tasks: set[asyncio.Task[Any]] = set()
         self._store_fault: str | None = None
+        self._store_bytes = 0
+        self._pending_n = 0
+        self._began_s = time.monotonic()
         self._uplink: MqttUplink | None = None
         self.forward: Forward | None = None
         self.web: WebServer | None = None
@@ -209,8 +214,8 @@ class Gateway:
         log.info("Connected to MQTT broker at %s:%d", config.mqtt.broker_host, self.broker.port)
         log.info("Subscribed to topic pattern: %s (QoS %d)", config.mqtt.topic_pattern, config.mqtt.qos)
         if config.service.enable_health_check:
-            self.web = WebServer(database=self.database, status=self.status)
-            self._stack.push_async_callback(self.web.close)
+            self.web = WebServer(self.status, self.database)
+            self._stack.push_async_callback(self.web.stop)
             await self.web.start(config.service.health_check_host, config.service.health_check_port)
         if config.uplink.enabled:
             self._start_uplink()
@@ -250,7 +255,7 @@ class Gateway:
         for job, schedule in self.config.detector_schedules.items():
             if not schedule.enabled:
                 log.info("Detector schedule %s is disabled", job)
-            elif job in JOBS_WITHOUT_DETECTORS:
+            elif job in jobs_without_detectors():
                 log.warning("Detector schedule %s is accepted, but has no detector yet", job)
             else:
                 self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job))
@@ -262,6 +267,42 @@ class Gateway:
         """Windows first, from the store; meanwhile readings are accepted already."""
         await self.detect.rebuild()
         await self.jobs.run()
+
+    # Facts -------------------------------------------------------------------------------------
+
+    def status(self) -> GatewayStatus:
+        """What /health and the page show; never blocks."""
+        uplink = self.config.uplink
+        troubles = [f"task {name} was restarted: {why}" for name, why in self.supervisor.faults.items()]
+        if self.detect.rebuilding:
+            troubles.append("the detectors are still reading the last days from the store")
+        return GatewayStatus(
+            gateway_id=self.database.gateway_id,
+            version=__version__,
+            now_ms=self.clock.now_ms(),
+            uptime_s=time.monotonic() - self._began_s,
+            broker=BrokerStatus(
+                listening=self.broker.port != 0, port=self.broker.port, connections=self.broker.connections
+            ),
+            store=StoreStatus(
+                path=self.database.path,
+                size_bytes=self._store_bytes,
+                writable=self._store_fault is None,
+                last_commit_ms=self.ingest.last_commit_ms,
+            ),
+            messages=self.ingest.stats,
+            panel=self.alarm.signal.label if self.alarm.signal else "",
+            clock_trusted=self.clock.trusted(),
+            detectors=tuple(
+                DetectorStatus(name, job.runs, job.failures, job.last_run_ms)
+                for name, job in self.jobs.reports.items()
+            ),
+            uplink=None
+            if self.forward is None
+            else UplinkStatus(not self.forward.down, self._pending_n, f"{uplink.host}:{uplink.port}"),
+            silent=self.supervisor.silent(),
+            troubles=tuple(troubles),
+        )
 
     # Wires -------------------------------------------------------------------------------------
 
@@ -310,7 +351,14 @@ class Gateway:
                 self.supervisor.beat("store")  # an explicit answer: degraded, not hung
             if self.supervisor.healthy():
                 self.systemd.watchdog()
+            await self._measure()
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _measure(self) -> None:
+        """Figures for the status that need the disk."""
+        self._store_bytes = await asyncio.to_thread(self.database.size_bytes)
+        if self.forward is not None:
+            self._pending_n = await self.forward.pending()
 
     async def _report_recovery(self) -> None:
         """A farm register that had to be taken from its previous version is a system alert."""

@@ -15,7 +15,7 @@ from gateway import __version__
 from gateway.cli import panel, query, replay, run
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
-from gateway.core.detection import JOBS_WITHOUT_DETECTORS
+from gateway.core.detection import jobs_without_detectors
 from gateway.errors import ConfigError, GatewayError
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Every fault of a configuration file at once, with its line; exit code 0 or 1."""
     chosen = config_file(file) or CONFIG_FILES[0]
-    raise typer.Exit(run_check(chosen, jobs_without_detectors=JOBS_WITHOUT_DETECTORS))
+    raise typer.Exit(run_check(chosen, jobs_without_detectors=jobs_without_detectors()))
 
 
 def _version(*, wanted: bool) -> None:

@@ -91,6 +91,7 @@ class Ingest:
         store_state: Callable[[str | None], None],
     ) -> None:
         self.stats = MessageStats()
+        self.last_commit_ms: int | None = None
         self._clock = clock
         self._database = database
         self._rules = rules
@@ -256,6 +257,7 @@ class Ingest:
             self._store_fault = None
         self._store_state(None)
         self._last_commit_s = asyncio.get_running_loop().time()
+        self.last_commit_ms = self._clock.now_ms()
         fresh = [r for r, outcome in zip(batch.readings, outcomes, strict=True) if outcome is _STORED]
         self.stats.stored += len(fresh)
         self.stats.duplicates += len(outcomes) - len(fresh)
