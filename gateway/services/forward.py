@@ -133,6 +133,7 @@ class Forward:
         Raises:
             StoreError: the store cannot be read or written; the supervisor starts it again.
         """
+        await self._settle()  # what a failed commit left over before a restart
         while True:
             self._woken.clear()
             trouble = await self._send_events() or await self._send_slices()

@@ -208,11 +208,15 @@ def test_a_store_that_cannot_commit_is_a_fault_and_loses_nothing(tmp_path: Path)
         async def full(_: Any) -> None:
             raise StoreError("disk is full")
 
+        service = forward(database, peer)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(database, "write", full)
             with pytest.raises(StoreError):
-                await forward(database, peer).run()
-        assert await forward(database, peer).pending() == 1
+                await service.run()
+        assert await service.pending() == 1
+        async with running(service):  # as the supervisor does
+            await until(lambda: _is_zero(service))
+        assert peer.seqs() == [1]
 
     run(tmp_path, scene)
 

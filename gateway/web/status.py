@@ -1,0 +1,119 @@
+"""What the gateway knows about itself, and the word for it. Filled by `app`, shown by the server."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+
+class Health(StrEnum):
+    """The word in /health. Degraded still does its job, or says itself why it cannot."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+class BrokerStatus(msgspec.Struct, frozen=True):
+    """The broker inside the process."""
+
+    listening: bool
+    port: int
+    connections: int
+
+
+class StoreStatus(msgspec.Struct, frozen=True):
+    """The store file. `last_commit_ms` is UTC epoch milliseconds, None before the first."""
+
+    path: Path
+    size_bytes: int
+    writable: bool
+    last_commit_ms: int | None = None
+
+
+class MessageStats(msgspec.Struct, frozen=True):
+    """The figures of the log line "Message stats: …" (S0-083), since the start."""
+
+    total: int = 0
+    valid: int = 0
+    invalid: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    storage_errors: int = 0
+    last_message_ms: int | None = None
+
+
+class DetectorStatus(msgspec.Struct, frozen=True):
+    """One entry of the detector schedule. `last_run_ms` is None before the first run."""
+
+    job: str
+    runs: int = 0
+    failures: int = 0
+    last_run_ms: int | None = None
+
+
+class UplinkStatus(msgspec.Struct, frozen=True):
+    """The way upstream. `pending` counts events it has not acknowledged."""
+
+    connected: bool
+    pending: int
+    target: str = ""
+
+
+class GatewayStatus(msgspec.Struct, frozen=True):
+    """All facts at one moment.
+
+    Args:
+        now_ms: the gateway's clock, UTC epoch milliseconds.
+        panel: the label of the signal lamp and buzzer show.
+        uplink: None when none is configured.
+        silent: critical tasks or threads that do not answer; each makes the gateway unhealthy.
+        troubles: one sentence for each thing that works worse than it should.
+    """
+
+    gateway_id: str
+    version: str
+    now_ms: int
+    uptime_s: float
+    broker: BrokerStatus
+    store: StoreStatus
+    messages: MessageStats
+    panel: str
+    clock_trusted: bool
+    detectors: tuple[DetectorStatus, ...] = ()
+    uplink: UplinkStatus | None = None
+    silent: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The word and why."""
+
+    health: Health
+    reasons: tuple[str, ...] = ()
+
+
+def judge(status: GatewayStatus) -> Verdict:
+    """Facts → word.
+
+    A store that cannot write is degraded, not unhealthy: a monitor that restarts what is
+    unhealthy would restart for ever, and a restart frees no card (decision 41).
+    """
+    grave = [f"{name} does not answer" for name in status.silent]
+    if not status.broker.listening:
+        grave.append("the broker does not listen")
+    slight = list(status.troubles)
+    if not status.store.writable:
+        slight.append(f"the store {status.store.path} cannot be written; free some space or check the card")
+    if status.uplink is not None and not status.uplink.connected:
+        slight.append(f"the uplink is down, {status.uplink.pending} events wait")
+    if not status.clock_trusted:
+        slight.append("the clock is not set")
+    slight.extend(
+        f"detectors of {job.job} failed {job.failures} times" for job in status.detectors if job.failures
+    )
+    if grave:
+        return Verdict(Health.UNHEALTHY, (*grave, *slight))
+    return Verdict(Health.DEGRADED if slight else Health.HEALTHY, tuple(slight))
