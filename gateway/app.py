@@ -47,6 +47,7 @@ from gateway.store.database import Database
 from gateway.store.farm import FarmRegister
 from gateway.supervisor import Supervisor
 from gateway.web.server import WebServer
+from gateway.web.status import BrokerStatus, DetectorStatus, GatewayStatus, StoreStatus, UplinkStatus
 
 log = logging.getLogger(__name__)
 
@@ -412,6 +413,11 @@ def _door_limits(config: Config) -> DoorLimits:
         connections_per_address_max=limits.connections_per_address_max,
         connect_timeout_s=limits.connect_timeout_s,
     )
+
+
+def machine_clock() -> Clock:
+    """The machine's own time, for a gateway in a barn."""
+    return SystemClock()
 
 
 def panel_off(config: Config) -> None:

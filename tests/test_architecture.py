@@ -68,7 +68,7 @@ CORE_FORBIDDEN_METHODS = frozenset(
 CORE_FORBIDDEN_NUMPY = frozenset({"random", "memmap"})
 
 BROAD = frozenset({"Exception", "BaseException"})
-MAY_CATCH_ALL = ("supervisor", "services/detect")
+MAY_CATCH_ALL = ("supervisor", "services/detect", "services/jobs")  # a task, a detector, a job
 
 
 def modules(package: str) -> dict[str, ast.Module]:

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.app import Gateway, SystemClock, service_log
+from gateway.app import Gateway, machine_clock, service_log
 from gateway.cli.options import ConfigFile, config_file, load_config
 from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
@@ -45,7 +45,7 @@ def run(
 
 
 async def _serve(config: Config, *, demo: bool) -> None:
-    clock = demo_clock() if demo else SystemClock()
+    clock = demo_clock() if demo else machine_clock()
     loop = asyncio.get_running_loop()
     async with Gateway(config, clock, panel_line=_say) as gateway:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, field
 
 from gateway.core.alerts import AlertPolicy
+from gateway.core.detection import Policies
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pin = Annotated[int, Meta(ge=2, le=27)]
@@ -216,6 +217,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     uplink: Uplink = Uplink()
     panel: PanelPins = PanelPins()
     alerts: AlertPolicy = AlertPolicy()
+    detectors: Policies = Policies()
 
     @property
     def broker_port(self) -> int:

@@ -28,14 +28,18 @@ class _BoundedHandler(logging.handlers.QueueHandler):
 
     dropped = 0
 
+    def __init__(self) -> None:
+        self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(QUEUE_MAX)
+        super().__init__(self._records)
+
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            self.queue.put_nowait(record)
+            self._records.put_nowait(record)
         except queue.Full:
             _BoundedHandler.dropped += 1
 
     def flush(self) -> None:
-        self.queue.join()  # type: ignore[union-attr]  # a queue.Queue: see service_log
+        self._records.join()
 
 
 def dropped_records() -> int:
@@ -71,7 +75,7 @@ def service_log(
             ) from error
     for sink in sinks:
         sink.setFormatter(formatter)
-    handler = _BoundedHandler(queue.Queue(QUEUE_MAX))
+    handler = _BoundedHandler()
     listener = logging.handlers.QueueListener(handler.queue, *sinks)
     root = logging.getLogger()
     before = root.level

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.core.message_stats import MessageStats
+
 
 class Health(StrEnum):
     """The word in /health. Degraded still does its job, or says itself why it cannot."""
@@ -31,18 +33,6 @@ class StoreStatus(msgspec.Struct, frozen=True):
     size_bytes: int
     writable: bool
     last_commit_ms: int | None = None
-
-
-class MessageStats(msgspec.Struct, frozen=True):
-    """The figures of the log line "Message stats: …" (S0-083), since the start."""
-
-    total: int = 0
-    valid: int = 0
-    invalid: int = 0
-    stored: int = 0
-    duplicates: int = 0
-    storage_errors: int = 0
-    last_message_ms: int | None = None
 
 
 class DetectorStatus(msgspec.Struct, frozen=True):
