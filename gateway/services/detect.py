@@ -81,6 +81,7 @@ class Detect:
         self._report = report
         self._lock = threading.Lock()  # windows: the loop feeds, the worker copies out
         self._one_run = asyncio.Lock()
+        self._troubles: frozenset[tuple[str, str, Severity]] = frozenset()
         self.rebuilding = False
         self.failures: dict[str, int] = {}
         """Detector → how often it raised."""
@@ -118,14 +119,17 @@ class Detect:
             began_s = time.monotonic()
             findings = await asyncio.to_thread(self._judge, job)
             await self._report(findings)
-        present = sum(finding.present for finding in findings)
+            took_ms = (time.monotonic() - began_s) * 1000
+        troubles = frozenset((f.subject, f.kind, f.severity) for f in findings if f.present)
+        level = logging.DEBUG if troubles == self._troubles else logging.INFO
+        self._troubles = troubles
         log.log(
-            logging.INFO if present else logging.DEBUG,
-            "Detector run %s: %d animals, %d findings in %.0f ms",
+            level,
+            "Detector run %s: animals=%d, troubles=%d, took=%.0f ms",
             job,
             len(self._windows),
-            present,
-            (time.monotonic() - began_s) * 1000,
+            len(troubles),
+            took_ms,
         )
         return findings
 

@@ -129,14 +129,23 @@ class Shell:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start(self, command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["bash", "-ec", f"exec {command}"],
-            cwd=self.gateway.home,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def first_line(self, listen: str, publish: str) -> str:
+        """Publish until the listener, which takes a moment to subscribe, has heard a line."""
+        heard = self.gateway.home / "heard.txt"
+        with heard.open("w", encoding="utf-8") as out:
+            listener = subprocess.Popen(
+                ["bash", "-ec", f"exec {listen}"], cwd=self.gateway.home, env=self.env, stdout=out
+            )
+        try:
+
+            def line() -> str:
+                self.run(publish)
+                return heard.read_text(encoding="utf-8").partition("\n")[0]
+
+            return str(until(line, f"{listen} to hear something"))
+        finally:
+            listener.terminate()
+            listener.wait(timeout=5)
 
 
 def _port_1883_is_free() -> bool:
@@ -169,28 +178,6 @@ def shell(tmp_path: Path, free_port: int) -> Iterator[Shell]:
         yield Shell(gateway, path)
 
 
-def _first_line_heard(subscriber: subprocess.Popen[str], publish: object) -> str:
-    """Publish until the subscriber, which takes a moment to subscribe, hears it."""
-    assert callable(publish)
-    assert subscriber.stdout is not None
-    os.set_blocking(subscriber.stdout.fileno(), False)
-    heard = ""
-
-    def listen() -> bool:
-        nonlocal heard
-        publish()
-        heard += subscriber.stdout.read() or ""  # type: ignore[union-attr]
-        return "\n" in heard
-
-    try:
-        until(listen, "the subscriber to hear the message")
-    finally:
-        subscriber.terminate()
-        subscriber.wait(timeout=5)
-        subscriber.stdout.close()
-    return heard.splitlines()[0]
-
-
 def test_items_1_to_6_as_written(shell: Shell) -> None:
     gateway = shell.gateway
 
@@ -208,18 +195,12 @@ def test_items_1_to_6_as_written(shell: Shell) -> None:
     )
 
     # 1. Broker loopback (S0-081).
-    subscriber = shell.start('mosquitto_sub -h localhost -t "test/topic" -v')
-    assert (
-        _first_line_heard(
-            subscriber, lambda: shell.run('mosquitto_pub -h localhost -t "test/topic" -m "Hello MQTT"')
-        )
-        == "test/topic Hello MQTT"
-    )
+    hello = 'mosquitto_pub -h localhost -t "test/topic" -m "Hello MQTT"'
+    assert shell.first_line('mosquitto_sub -h localhost -t "test/topic" -v', hello) == "test/topic Hello MQTT"
 
     # 4. Watch all sensor messages (S0-088). The message itself is a duplicate by now.
-    subscriber = shell.start('mosquitto_sub -h localhost -t "artemis/sensors/#" -v')
-    heard = _first_line_heard(subscriber, lambda: shell.run(PUBLISH_VALID))
-    assert heard == "artemis/sensors/TEST_COW_001 {"
+    watch = 'mosquitto_sub -h localhost -t "artemis/sensors/#" -v'
+    assert shell.first_line(watch, PUBLISH_VALID) == "artemis/sensors/TEST_COW_001 {"
 
     # 5. One fever message raises the alert within one detector interval and lights the lamp (S0-089).
     shell.run(PUBLISH_FEVER)
