@@ -1,0 +1,369 @@
+"""Detector runs: which steps of data time are due, and who judges them (decisions 4–6, 44).
+
+`committed` and `rejected` are called on the event loop, `run` is started there by services/jobs;
+numpy and the store are used in worker threads. A lock keeps the windows' one writer (the loop) and
+their reader apart; it is held for the copying of a view at most (about 10 ms per 1000 animals).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from gateway.core.baselines import BIN_DAYS, HOURS_PER_DAY, MINUTES_PER_HOUR, Baselines
+from gateway.core.detection import Detector, Policies, detectors_of, gate, taints_baseline
+from gateway.core.findings import Finding
+from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, Span
+from gateway.core.messages import Reason, Rejection
+from gateway.core.readings import Reading
+from gateway.core.severity import Severity
+from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, RING_MINUTES, Windows
+from gateway.ports import Clock
+from gateway.store import readings as stored
+from gateway.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+STEPS_PER_RUN_MAX = 960
+"""Live steps a run judges; the ring holds 240 steps of 2 min, so this is four herds whose clocks
+agree on nothing. About 15 s of a core at 1000 animals; the rest is carried over to the next run."""
+LATE_HOURS_PER_RUN = 12
+"""Hours older than the ring that a run replays from the store: 16 passes over an hour of the herd,
+about 4 s of a core at 1000 animals, 3 % of the 2 min between runs; a day of backlog takes two."""
+BIN_HOURS_PER_RUN = 8
+"""Hours of old bins that a run reads back after a start: 15 days are there after 44 runs (1.5 h)."""
+HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
+HOT_REJECTED_C = (42.0, 44.0)
+"""Refused temperatures above 42.0 and up to 44.0 °C may be a fever (decision 4)."""
+_CLOCK_SLACK_MINUTES = 24 * 60
+_EARLIEST_MINUTE = 946_684_800 // 60
+"""2000-01-01: a refused message's time is believed from here to 24 h ahead (decision 7)."""
+_COW_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_SENSOR_FAULTS = frozenset(
+    {
+        Reason.MISSING_FIELD,
+        Reason.BAD_TYPE,
+        Reason.TEMPERATURE_OUT_OF_RANGE,
+        Reason.ACCELERATION_OUT_OF_RANGE,
+    }
+)
+_CLOCK_FAULTS = frozenset({Reason.BAD_TIMESTAMP, Reason.TIMESTAMP_TOO_OLD, Reason.TIMESTAMP_IN_FUTURE})
+
+_State = frozenset[tuple[str, str, Severity]]
+
+
+class Detect:
+    """Judges what was committed since the last run, step by step, and reports what it finds.
+
+    Args:
+        clock: wall time for dates, monotonic time for silence.
+        windows: the herd in memory; nobody else touches it.
+        database: where older hours are read from.
+        policies: thresholds of all detectors.
+        report: takes the findings of a run, in the order of the steps.
+        step_minutes: the detector's own interval in data time.
+        detectors: the detectors of a job.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        windows: Windows,
+        database: Database,
+        policies: Policies,
+        report: Callable[[list[Finding]], Awaitable[None]],
+        step_minutes: int = 2,
+        detectors: Callable[[str], Sequence[Detector]] = detectors_of,
+    ) -> None:
+        self._clock = clock
+        self._windows = windows
+        self._database = database
+        self._policies = policies
+        self._report = report
+        self._step_minutes = step_minutes
+        self._detectors = detectors
+        self._feeding = threading.Lock()
+        self._running = asyncio.Lock()
+        self._failed: dict[str, str] = {}
+        self._was_failing = True  # unknown after a start: one normal judgement clears an old alert
+        self._last: _State | None = None
+        self._bin_hours: list[int] = []
+        self.counters: Counter[str] = Counter()
+        """runs, steps, late_hours, carried_over, failures: for /metrics."""
+
+    # -- on the loop -----------------------------------------------------------------------------
+
+    def committed(self, readings: Sequence[Reading]) -> None:
+        """Newly stored readings, in the order they arrived."""
+        with self._feeding:
+            self._windows.feed(readings)
+
+    def rejected(self, rejection: Rejection, received_s: float) -> None:
+        """A refused message: its animal has been heard, and it may speak against the sensor."""
+        cow_id, reason = rejection.cow_id, rejection.reason
+        if cow_id is None or not _COW_ID.fullmatch(cow_id):
+            return
+        if reason not in _SENSOR_FAULTS and reason not in _CLOCK_FAULTS:
+            return
+        now_minute = self._clock.now_ms() // MS_PER_MINUTE
+        minute = None if rejection.timestamp_ms is None else rejection.timestamp_ms // MS_PER_MINUTE
+        if minute is not None and not _EARLIEST_MINUTE <= minute <= now_minute + _CLOCK_SLACK_MINUTES:
+            minute = None
+        temperature_c = rejection.temperature_c if reason is Reason.TEMPERATURE_OUT_OF_RANGE else None
+        low, high = HOT_REJECTED_C
+        with self._feeding:
+            self._windows.reject(
+                cow_id,
+                minute,
+                now_minute,
+                received_s,
+                fault=reason in _SENSOR_FAULTS,
+                temperature_c=temperature_c,
+                hot=temperature_c is not None and low < temperature_c <= high,
+            )
+
+    async def rebuild(self) -> None:
+        """Fill the windows from the store at start: the last 8 h of every animal now, bins later.
+
+        The last hour of each animal is judged again, because nobody knows whether it was; the
+        alert law passes over what it has heard before. Older hours for the baselines follow with
+        the runs, `BIN_HOURS_PER_RUN` at a time.
+        """
+        await asyncio.to_thread(self._rebuild)
+
+    async def run(self, job: str) -> list[Finding]:
+        """One detector run: live steps and silence first, then older hours from the store.
+
+        Raises:
+            StoreError: the store cannot be read; what was to be replayed stays due.
+        """
+        detectors = self._detectors(job)
+        if not detectors:
+            logger.debug("Detector run %s: no detectors yet", job)
+            return []
+        async with self._running:
+            started_s = time.perf_counter()
+            with self._feeding:
+                pending = self._windows.take_spans()
+            findings = await asyncio.to_thread(self._judge_live, detectors, pending)
+            if findings:
+                await self._report(findings)
+            late = await asyncio.to_thread(self._judge_late, detectors, pending.late)
+            late += self._own_health()
+            if late:
+                await self._report(late)
+            await asyncio.to_thread(self._read_bins)
+            findings += late
+            self.counters["runs"] += 1
+            self._tell(job, findings, time.perf_counter() - started_s)
+            return findings
+
+    def _tell(self, job: str, findings: Sequence[Finding], took_s: float) -> None:
+        """One line a run (S0-094): INFO when the outcome differs from the run before, else DEBUG."""
+        latest = {(finding.subject, finding.kind): finding for finding in findings}
+        present = [finding for finding in latest.values() if finding.present]
+        state: _State = frozenset((f.subject, f.kind, f.severity) for f in present)
+        level = logging.DEBUG if state == self._last else logging.INFO
+        self._last = state
+        names = ", ".join(f"{f.subject} {f.kind} {f.severity.label}" for f in present[:5])
+        more = f" and {len(present) - 5} more" if len(present) > 5 else ""
+        logger.log(
+            level,
+            "Detector run %s: %d animals, %d findings%s, %.0f ms",
+            job,
+            len(self._windows),
+            len(present),
+            f" ({names}{more})" if present else "",
+            took_s * 1000,
+        )
+
+    # -- in a worker thread ----------------------------------------------------------------------
+
+    def _judge_live(self, detectors: Sequence[Detector], pending: Pending) -> list[Finding]:
+        findings: list[Finding] = []
+        with self._feeding:
+            steps = self._windows.steps(pending.live, self._step_minutes)
+        if len(steps) > STEPS_PER_RUN_MAX:
+            from_minute = steps[STEPS_PER_RUN_MAX]
+            steps = steps[:STEPS_PER_RUN_MAX]
+            rest = [
+                Span(span.cow_id, max(span.from_minute, from_minute), span.to_minute)
+                for span in pending.live
+                if span.to_minute >= from_minute
+            ]
+            self.counters["carried_over"] += len(rest)
+            with self._feeding:
+                self._windows.give_back(rest)
+        now_s = self._clock.monotonic_s()
+        for step in steps:
+            with self._feeding:
+                window = self._windows.view(pending.live, step, self._step_minutes, now_s)
+                baselines = self._windows.baselines(window)
+            findings += self._judge(detectors, window, baselines)
+        self.counters["steps"] += len(steps)
+        arrival = [detector for detector in detectors if detector.basis == "arrival"]
+        if arrival:
+            with self._feeding:
+                window = self._windows.look(now_s)
+                baselines = self._windows.baselines(window)
+            for detector in arrival:
+                findings += self._guarded(detector, window, baselines)
+        return findings
+
+    def _judge(
+        self, detectors: Sequence[Detector], window: HerdWindow, baselines: Baselines
+    ) -> list[Finding]:
+        """All data-time detectors over one step, each gated by what the earlier ones found."""
+        findings: list[Finding] = []
+        for detector in detectors:
+            if detector.basis == "data":
+                findings += self._guarded(detector, gate(window, findings), baselines)
+        for finding in findings:
+            if taints_baseline(finding):
+                with self._feeding:
+                    self._windows.taint(
+                        finding.subject, finding.onset_ms // MS_PER_MINUTE, finding.at_ms // MS_PER_MINUTE
+                    )
+        return findings
+
+    def _guarded(self, detector: Detector, window: HerdWindow, baselines: Baselines) -> list[Finding]:
+        """A bug in one detector becomes a finding about the gateway; the others go on."""
+        try:
+            return detector.detect(window, baselines, getattr(self._policies, detector.name))
+        except Exception as error:
+            self.counters["failures"] += 1
+            if detector.name not in self._failed:
+                logger.exception("Detector %s failed", detector.name)
+            self._failed[detector.name] = f"{type(error).__name__}: {error}"
+            return []
+
+    def _own_health(self) -> list[Finding]:
+        """What the run says about the detectors themselves."""
+        failed, self._failed = self._failed, {}
+        was_failing, self._was_failing = self._was_failing, bool(failed)
+        if not failed and not was_failing:
+            return []
+        now_ms = self._clock.now_ms()
+        causes = "; ".join(f"{name} ({cause[:200]})" for name, cause in sorted(failed.items()))
+        return [
+            Finding(
+                subject="gateway",
+                kind="detector_failure",
+                present=bool(failed),
+                severity=Severity.WARNING if failed else Severity.INFO,
+                at_ms=now_ms,
+                onset_ms=now_ms,
+                confidence=1.0,
+                sentence=f"detectors failed and judge nothing: {causes}; see the log"
+                if failed
+                else "all detectors run",
+                detail=",".join(sorted(failed)),
+            )
+        ]
+
+    def _judge_late(self, detectors: Sequence[Detector], late: Sequence[tuple[str, int]]) -> list[Finding]:
+        """Hours older than the ring: replayed from the store in windows of their own.
+
+        The whole herd of such an hour is read, so that herd context is there; baselines come from
+        the live bins. The live windows are never moved.
+        """
+        findings: list[Finding] = []
+        done = 0
+        hour_before: int | None = None
+        private = Windows(ANIMALS_MAX)
+        groups = [(hour, [cow for cow, _ in pairs]) for hour, pairs in groupby(late, key=lambda p: p[1])]
+        try:
+            for hour, cows in groups[:LATE_HOURS_PER_RUN]:
+                first = hour
+                if hour_before != hour - 1:
+                    private = Windows(ANIMALS_MAX)
+                    first = hour - VIEW_MINUTES // MINUTES_PER_HOUR
+                for wanted in range(first, hour + 1):
+                    self._load_hour(private, wanted)
+                hour_before = hour
+                findings += self._judge_hour(detectors, private, hour, cows)
+                done += 1
+        finally:
+            self.counters["late_hours"] += done
+            self.counters["carried_over"] += sum(len(cows) for _, cows in groups[done:])
+            with self._feeding:
+                for hour, cows in groups[done:]:
+                    for cow_id in cows:
+                        self._windows.mark_late(cow_id, hour)
+        return findings
+
+    def _judge_hour(
+        self, detectors: Sequence[Detector], private: Windows, hour: int, cows: Sequence[str]
+    ) -> list[Finding]:
+        start = hour * MINUTES_PER_HOUR
+        spans = [Span(cow, start, start + MINUTES_PER_HOUR - 1) for cow in cows if cow in private]
+        findings: list[Finding] = []
+        for step in private.steps(spans, self._step_minutes):
+            window = private.view(spans, step, self._step_minutes, self._clock.monotonic_s())
+            with self._feeding:
+                baselines = self._windows.baselines(window)
+            findings += self._judge(detectors, window, baselines)
+        return findings
+
+    def _load_hour(self, windows: Windows, hour: int) -> None:
+        herd = self._database.read_now(
+            lambda db: stored.herd_history(db, hour * HOUR_MS, (hour + 1) * HOUR_MS)
+        )
+        for cow_id, series in herd.items():
+            if cow_id in self._windows:
+                windows.load(cow_id, series.timestamp_ms, _values(series))
+
+    def _rebuild(self) -> None:
+        newest = self._database.read_now(lambda db: stored.latest(db, ANIMALS_MAX))
+        if not newest:
+            return
+        herd_ms = max(reading.timestamp_ms for reading in newest)
+        herd_from_ms = (herd_ms // HOUR_MS - RING_MINUTES // MINUTES_PER_HOUR) * HOUR_MS
+        pending_from = {r.cow_id: r.timestamp_ms // MS_PER_MINUTE - LEAD_MINUTES for r in newest}
+        for from_ms in range(herd_from_ms, herd_ms + 1, HOUR_MS):
+            self._load_span(from_ms, from_ms + HOUR_MS, pending_from)
+        # Animals that were last heard of before that: dead collars, test messages of other years.
+        old_hours = {r.timestamp_ms // HOUR_MS for r in newest if r.timestamp_ms < herd_from_ms}
+        for hour in sorted(old_hours)[-RING_MINUTES:]:
+            self._load_span((hour - 1) * HOUR_MS, (hour + 1) * HOUR_MS, pending_from)
+        first = herd_from_ms // HOUR_MS
+        self._bin_hours = list(range(first - BIN_DAYS * HOURS_PER_DAY, first))
+
+    def _load_span(self, from_ms: int, to_ms: int, pending_from: dict[str, int]) -> None:
+        herd = self._database.read_now(lambda db: stored.herd_history(db, from_ms, to_ms))
+        with self._feeding:
+            for cow_id, series in herd.items():
+                if cow_id in pending_from:
+                    self._windows.load(
+                        cow_id,
+                        series.timestamp_ms,
+                        _values(series),
+                        pending_from_minute=pending_from[cow_id],
+                    )
+
+    def _read_bins(self) -> None:
+        """A few more hours for the baselines after a start, newest first."""
+        for _ in range(min(BIN_HOURS_PER_RUN, len(self._bin_hours))):
+            hour = self._bin_hours.pop()
+            from_ms = hour * HOUR_MS
+            herd = self._database.read_now(
+                lambda db, at=from_ms: stored.herd_history(db, at, at + HOUR_MS)  # type: ignore[misc]
+            )
+            with self._feeding:
+                for cow_id, series in herd.items():
+                    if cow_id in self._windows:
+                        self._windows.load_hours(cow_id, series.timestamp_ms, series.temperature_c)
+
+
+def _values(series: stored.Series) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    columns = (series.temperature_c, series.fxa_g, series.mya_g, series.rza_g, series.motion_g)
+    return np.stack(columns, axis=1)
