@@ -55,6 +55,8 @@ DRAIN_S_MAX: Final = 10.0
 """Of that, the time readings that are already here may take to reach the disk."""
 LOOK_EVERY_S: Final = 2.0
 """How often clock, uplink and watchdog are looked at."""
+FIRST_RUN_S_MAX: Final = 5.0
+"""The first detector run: what arrived just before a power cut waits for nobody."""
 STORE_SILENCE_S_MAX: Final = 60.0
 """A writer thread that has not answered for this long is hung: twice the longest fsync seen on
 a dying card (about 30 s); an answer of "disk full" is an answer (decision 41)."""
@@ -117,7 +119,7 @@ class Gateway:
         try:
             await self._drain()
         finally:
-            await self.supervisor.stop()
+            await self.supervisor.stop()  # a detector run that has begun may end by itself
             for task in self._side_tasks:
                 task.cancel()
             await asyncio.gather(*self._side_tasks, return_exceptions=True)
@@ -259,7 +261,8 @@ class Gateway:
             elif job in jobs_without_detectors():
                 log.warning("Detector schedule %s is accepted, but has no detector yet", job)
             else:
-                self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job))
+                first_s = min(schedule.interval_s, FIRST_RUN_S_MAX)
+                self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job), first_s=first_s)
         if self._own_schedule:
             self.supervisor.start("schedule", self._run_schedule, critical=True)
         log.info("DetectorScheduler started successfully")
@@ -273,10 +276,8 @@ class Gateway:
 
     def status(self) -> GatewayStatus:
         """What /health and the page show; never blocks."""
-        uplink = self.config.uplink
+        uplink, jobs = self.config.uplink, self.jobs
         troubles = [f"task {name} was restarted: {why}" for name, why in self.supervisor.faults.items()]
-        if self.detect.rebuilding:
-            troubles.append("the detectors are still reading the last days from the store")
         return GatewayStatus(
             gateway_id=self.database.gateway_id,
             version=__version__,
@@ -295,8 +296,8 @@ class Gateway:
             panel=self.alarm.signal.label if self.alarm.signal else "",
             clock_trusted=self.clock.trusted(),
             detectors=tuple(
-                DetectorStatus(name, job.runs, job.failures, job.last_run_ms)
-                for name, job in self.jobs.reports.items()
+                DetectorStatus(name, jobs.runs[name], jobs.failures[name], jobs.last_run_ms.get(name))
+                for name in jobs.names
             ),
             uplink=None
             if self.forward is None
@@ -391,7 +392,6 @@ class Gateway:
                 await self.ingest.drain()
         except TimeoutError:
             log.error("The store does not write; unacknowledged readings stay with their senders")  # noqa: TRY400
-        await self.jobs.finish(self.supervisor.remaining_s)
 
 
 def _pins(config: Config) -> panel_driver.Pins:

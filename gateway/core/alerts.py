@@ -290,10 +290,7 @@ def _looks_normal(alert: Alert, finding: Finding, now_ms: int, policy: AlertPoli
     if finding.at_ms <= alert.last_seen_ms:
         # The same judgement again, after a restart, is no further evidence.
         return Step(alert, passed_over="stale")
-    # A judgement may stand for several normal readings: three normal ones resolve a fever
-    # (decision 4), whether they were looked at one by one or together.
-    clear_n = max(alert.clear_n + 1, finding.normal_n)
-    calmer = msgspec.structs.replace(alert, clear_n=clear_n, last_seen_ms=finding.at_ms)
+    calmer = msgspec.structs.replace(alert, clear_n=alert.clear_n + 1, last_seen_ms=finding.at_ms)
     if calmer.clear_n < policy.clear_n(alert.subject, alert.kind):
         return Step(calmer)
     reason = finding.sentence or f"normal {calmer.clear_n} times in a row"

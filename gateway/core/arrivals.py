@@ -49,7 +49,6 @@ class Arrivals(msgspec.Struct, frozen=True):
         gap_from_ms, gap_to_ms: data time of the readings on either side of it.
         gap_new: whether that gap closed since the last look (else it is an older one).
         heard: whether anything arrived since the last look.
-        first_look: nothing of this animal has been looked at since boot.
     """
 
     now_s: float
@@ -63,7 +62,6 @@ class Arrivals(msgspec.Struct, frozen=True):
     gap_to_ms: Int64
     gap_new: Bools
     heard: Bools
-    first_look: Bools
 
 
 class Rejects(msgspec.Struct, frozen=True):
@@ -99,7 +97,6 @@ class ArrivalBook:
         self._gap_ms = np.zeros((capacity, 2), np.int64)
         self._gap_new = np.zeros(capacity, np.bool_)
         self._heard = np.zeros(capacity, np.bool_)
-        self._looked = np.zeros(capacity, np.bool_)
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` animals; old rows keep their numbers."""
@@ -159,11 +156,9 @@ class ArrivalBook:
             gap_to_ms=self._gap_ms[rows, 1],
             gap_new=self._gap_new[rows],
             heard=self._heard[rows],
-            first_look=~self._looked[rows],
         )
         if look:
             self._gap_new[rows] = False
-            self._looked[rows] |= self._heard[rows]
             self._heard[rows] = False
         return arrivals
 

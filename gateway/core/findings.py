@@ -47,8 +47,6 @@ class Finding(msgspec.Struct, frozen=True):
         evidence: the numbers.
         detail: sub-kind ("stuck_accelerometer", "single_reading"); free of user text.
         ended: the cause came and went between two looks (a gap that closed again).
-        normal_n: for present=False, how many consecutive normal readings stand at the end of
-            what was judged, so that "three normal ones" counts readings and not looks.
     """
 
     subject: str
@@ -62,4 +60,3 @@ class Finding(msgspec.Struct, frozen=True):
     evidence: Evidence = Evidence()
     detail: str = ""
     ended: bool = False
-    normal_n: int = 0

@@ -71,6 +71,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self._names)
 
+    def __contains__(self, cow_id: object) -> bool:
+        return cow_id in self._row_of
+
     @property
     def animals(self) -> tuple[str, ...]:
         """Every animal known, in order of first appearance."""
@@ -139,24 +142,32 @@ class Windows:
         self._scatter(rows, timestamps_ms, values)
         self._mark(rows, timestamps_ms // MS_PER_MINUTE)
 
-    def load(self, cow_id: str, timestamps_ms: Int64, values: Float64, *, pending_minutes: int = 0) -> None:
+    def load(
+        self,
+        cow_id: str,
+        timestamps_ms: Int64,
+        values: Float64,
+        *,
+        pending_from_minute: int | None = None,
+    ) -> None:
         """Take up one animal's stored readings without counting them as arrivals.
 
         Args:
             cow_id: the animal.
             timestamps_ms: ascending, UTC epoch ms.
             values: [n, 5]: temperature °C, three axes g, reported motion g (NaN = not sent).
-            pending_minutes: the newest minutes that shall be judged again (after a restart nobody
-                knows whether they were).
+            pending_from_minute: readings from here on wait to be judged (after a restart nobody
+                knows whether they were); None = none do.
         """
         row = self._row(cow_id)
         if row is None or not len(timestamps_ms):
             return
         rows = np.full(len(timestamps_ms), row, np.int64)
         self._scatter(rows, timestamps_ms, values)
-        minutes = timestamps_ms // MS_PER_MINUTE
-        recent = minutes > minutes[-1] - pending_minutes
-        self._mark(rows[recent], minutes[recent])
+        if pending_from_minute is not None:
+            minutes = timestamps_ms // MS_PER_MINUTE
+            recent = minutes >= pending_from_minute
+            self._mark(rows[recent], minutes[recent])
 
     def load_hours(self, cow_id: str, timestamps_ms: Int64, temperature_c: Float64) -> None:
         """Set the hourly bins of whole hours from the store; the minute ring stays as it is."""
@@ -179,7 +190,8 @@ class Windows:
 
         Args:
             cow_id: the animal; ids no reading was ever stored for are taken up too, because a
-                collar that was broken from the first day would otherwise stay unseen.
+                collar that was broken from the first day would otherwise stay unseen, but they
+                never use more than half of the room.
             minute: data minute of the message, None if it could not be read.
             now_minute: the gateway's minute, used when neither message nor animal has one.
             received_s: arrival, monotonic seconds.
@@ -187,6 +199,9 @@ class Windows:
             temperature_c: the value refused, if it was the temperature.
             hot: whether that value may be a fever (decision 4).
         """
+        known = cow_id in self._row_of
+        if not known and (not fault or 2 * len(self._names) >= self._animals_max):
+            return
         row = self._row(cow_id)
         if row is None:
             return
@@ -373,9 +388,9 @@ class Windows:
         rows = np.flatnonzero(self._newest >= 0)
         newest = self._newest[rows]
         step_to = int(newest.max(initial=0))
-        window = self._copy(
-            rows, newest, np.ones(len(rows), np.bool_), step=(step_to, step_to), now_s=now_s, view_minutes=1
-        )
+        everyone = np.ones(len(rows), np.bool_)
+        step = (step_to, step_to)
+        window = self._copy(rows, newest, everyone, step=step, now_s=now_s, view_minutes=1)
         return msgspec.structs.replace(window, arrivals=self._arrivals.view(rows, now_s, look=True))
 
     def baselines(self, window: HerdWindow) -> Baselines:

@@ -1,130 +1,151 @@
-"""Document 0's detector schedule on the `schedule` library, immune to wall-clock jumps. Event loop.
+"""The schedule of detector runs: the `schedule` library on a clock that cannot jump.
 
-`schedule` compares naive local time, so a clock that steps back a day would mean a day without
-detectors. Here each job's due time is kept on the gateway's monotonic clock, and `next_run` is
-set from it before every `run_pending()`: steps, DST gaps and accelerated clocks change nothing.
+Runs on the event loop. The library lives on naive wall time: a step back by a day would mean no
+runs for a day, a change to summer time 70 minutes without one, and a job that raises starves the
+others. So due times are kept on the monotonic clock, and before each look every job's `next_run`
+is set anew from them; jobs only start a task, and what a task raises is caught and counted here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
 
 import schedule
 
 from gateway.ports import Clock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-FIRST_RUN_S_MAX: Final = 5.0
-"""The first run comes this soon after the start: what arrived before a power cut waits for nobody."""
-LOOK_S_MAX: Final = 1.0
-"""The longest wait between two looks at the due times."""
+IDLE_S = 60.0
+"""How long `run` sleeps when nothing is scheduled at all."""
 
 
-@dataclass(slots=True)
-class JobReport:
-    """What became of one job since the start.
+class _Entry:
+    """One job: its due time on the monotonic clock and the task of its current run."""
 
-    Args:
-        interval_s: between two runs, monotonic seconds.
-        due_s: next due, monotonic seconds.
-        runs: finished without a fault.
-        failures: ended by an exception.
-        skipped: due while the run before was still going on.
-        last_run_ms: end of the last run (UTC epoch ms).
-    """
+    __slots__ = ("due_s", "interval_s", "job", "name", "start", "task")
 
-    interval_s: float
-    due_s: float
-    runs: int = 0
-    failures: int = 0
-    skipped: int = 0
-    last_run_ms: int | None = None
+    def __init__(self, name: str, interval_s: float, start: Callable[[], Awaitable[object]]) -> None:
+        self.name = name
+        self.interval_s = interval_s
+        self.start = start
+        self.due_s = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self.job: schedule.Job
 
 
 class Jobs:
-    """Periodic jobs; each run is a task of its own, and a job never overlaps itself."""
+    """Periodic jobs that never overlap themselves and never stop each other.
+
+    Args:
+        clock: its monotonic side decides; its wall time only dates the last run.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._scheduler = schedule.Scheduler()
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self.reports: dict[str, JobReport] = {}
+        self._entries: list[_Entry] = []
+        self.runs: Counter[str] = Counter()
+        """Finished runs by job, failed ones included."""
+        self.failures: Counter[str] = Counter()
+        """Runs that raised, by job."""
+        self.skipped: Counter[str] = Counter()
+        """Runs left out because the one before was still going, by job."""
+        self.last_run_ms: dict[str, int] = {}
+        """When the last run of each job ended, UTC epoch ms."""
 
-    def every(self, name: str, interval_s: float, start: Callable[[], Awaitable[Any]]) -> None:
-        """Run `start` every `interval_s` monotonic seconds, first after at most five.
+    def every(
+        self,
+        name: str,
+        interval_s: float,
+        start: Callable[[], Awaitable[object]],
+        *,
+        first_s: float | None = None,
+    ) -> None:
+        """Run `start` every `interval_s` seconds.
 
-        Raises:
-            ValueError: the name is taken.
+        Args:
+            name: for counters and log.
+            interval_s: seconds between runs, above 0.
+            start: called without arguments on the event loop.
+            first_s: seconds until the first run; by default one interval.
         """
-        if name in self.reports:
-            raise ValueError(f"job {name} is already scheduled")
-        due_s = self._clock.monotonic_s() + min(interval_s, FIRST_RUN_S_MAX)
-        self.reports[name] = JobReport(interval_s, due_s)
-        # The unit does not matter: `_anchor` decides when it is due.
-        self._scheduler.every(1).seconds.do(self._launch, name, start).tag(name)
+        if interval_s <= 0:
+            raise ValueError(f"{name}: an interval of {interval_s} s")
+        entry = _Entry(name, interval_s, start)
+        entry.due_s = self._clock.monotonic_s() + (interval_s if first_s is None else first_s)
+        # The library's own interval is never used: `due_s` decides, see _look.
+        entry.job = self._scheduler.every(1).seconds.do(self._begin, entry)
+        self._entries.append(entry)
 
-    async def run(self) -> None:
-        """Start what is due, for ever."""
-        while True:
-            self._start_due()
-            now_s = self._clock.monotonic_s()
-            next_s = min((report.due_s for report in self.reports.values()), default=now_s + LOOK_S_MAX)
-            await self._clock.sleep(min(max(next_s - now_s, 0.0), LOOK_S_MAX))
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every job, in the order they were given."""
+        return tuple(entry.name for entry in self._entries)
+
+    def next_due_s(self) -> float | None:
+        """Monotonic time of the next run; None if there are no jobs."""
+        return min((entry.due_s for entry in self._entries), default=None)
 
     async def tick(self) -> None:
-        """Start what is due and wait until it is done; for replays, where the caller moves the clock."""
-        self._start_due()
-        await self.finish(None)
+        """Start what is due and wait until it has finished."""
+        self._look()
+        tasks = [entry.task for entry in self._entries if entry.task is not None]
+        if tasks:
+            await asyncio.gather(*tasks)
 
-    async def finish(self, timeout_s: float | None) -> None:
-        """Wait for the runs that are going on, at most `timeout_s` real seconds; the rest is cancelled."""
-        running = list(self._running.values())
-        if not running:
-            return
-        _, late = await asyncio.wait(running, timeout=timeout_s)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+    async def run(self) -> None:
+        """Start runs as they come due, until cancelled; then wait for running ones to end."""
+        try:
+            while True:
+                self._look()
+                due_s = self.next_due_s()
+                wait_s = IDLE_S if due_s is None else due_s - self._clock.monotonic_s()
+                await self._clock.sleep(max(0.0, wait_s))
+        finally:
+            # A run that has begun ends by itself (S0-074); a second cancellation cuts it short.
+            tasks = [entry.task for entry in self._entries if entry.task is not None]
+            try:
+                if tasks:
+                    await asyncio.gather(*tasks)
+            except asyncio.CancelledError:
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
 
-    def _start_due(self) -> None:
-        self._anchor()
+    def _look(self) -> None:
+        """Anchor every due time to the wall clock of this moment, then let the library choose."""
+        now_s = self._clock.monotonic_s()
+        wall = datetime.now()  # noqa: DTZ005  the library compares with naive local time
+        for entry in self._entries:
+            entry.job.next_run = wall + timedelta(seconds=entry.due_s - now_s)
+            if entry.due_s > now_s:
+                # A tenth of a second of work between here and the library's own look must not
+                # make a job due that is not: the order of runs would depend on the machine.
+                entry.job.next_run += timedelta(hours=1)
         self._scheduler.run_pending()
 
-    def _anchor(self) -> None:
-        """Give every job the `next_run` that its monotonic due time means at this moment."""
-        here, now_s = datetime.now(), self._clock.monotonic_s()  # noqa: DTZ005 - schedule's own clock
-        for job in self._scheduler.get_jobs():
-            due_s = self.reports[str(next(iter(job.tags)))].due_s
-            late = due_s <= now_s
-            job.next_run = here if late else here + timedelta(seconds=min(due_s - now_s, 86_400) + 1)
-
-    def _launch(self, name: str, start: Callable[[], Awaitable[Any]]) -> None:
-        report = self.reports[name]
+    def _begin(self, entry: _Entry) -> None:
+        """Called by the library: start a task, never wait, never raise."""
         now_s = self._clock.monotonic_s()
-        # The grid is kept; what a long run or a jump made impossible is left out, not caught up.
-        missed = max(0, int((now_s - report.due_s) / report.interval_s))
-        report.due_s += (missed + 1) * report.interval_s
-        if name in self._running:
-            report.skipped += 1
+        missed_n = int((now_s - entry.due_s) // entry.interval_s)
+        entry.due_s += (missed_n + 1) * entry.interval_s
+        if entry.task is not None:
+            self.skipped[entry.name] += 1
+            logger.warning("Job %s is still running; this run is left out", entry.name)
             return
-        task = asyncio.create_task(self._guarded(name, start), name=f"job {name}")
-        self._running[name] = task
-        task.add_done_callback(lambda _: self._running.pop(name, None))
+        entry.task = asyncio.get_running_loop().create_task(self._run(entry), name=f"job {entry.name}")
 
-    async def _guarded(self, name: str, start: Callable[[], Awaitable[Any]]) -> None:
-        """One run; a fault is logged and counted, and the next run comes as if nothing had been."""
-        report = self.reports[name]
+    async def _run(self, entry: _Entry) -> None:
         try:
-            await start()
-            report.runs += 1
-        except Exception:  # a job that fails must not take the others with it
-            report.failures += 1
-            log.exception("Scheduled job %s failed (failure %d)", name, report.failures)
+            await entry.start()
+        except Exception:
+            self.failures[entry.name] += 1
+            logger.exception("Job %s failed", entry.name)
         finally:
-            report.last_run_ms = self._clock.now_ms()
+            self.runs[entry.name] += 1
+            self.last_run_ms[entry.name] = self._clock.now_ms()
+            entry.task = None

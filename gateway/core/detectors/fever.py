@@ -250,14 +250,12 @@ def _finding(
 
 
 def _normal(scene: _Scene, i: int) -> list[Finding]:
-    """Normal readings at the end, if the newest one is normal."""
+    """The newest reading's normal judgement, if it is normal; the alert law counts them."""
     window, baselines, policy, herd = scene.window, scene.baselines, scene.policy, scene.herd
     peaks = window.peak_c[i]
     peaks = peaks[~np.isnan(peaks)]
     if not len(peaks) or peaks[-1] >= policy.normal_c:
         return []
-    above = np.flatnonzero(peaks >= policy.normal_c)
-    normal_n = len(peaks) - 1 - int(above[-1]) if len(above) else len(peaks)
     baseline = float(baselines.temperature_c[i])
     at_ms = int(window.now_ms[i])
     value = float(window.temperature_c[i, -1])
@@ -279,6 +277,5 @@ def _normal(scene: _Scene, i: int) -> list[Finding]:
                 reference_n=int(baselines.n[i]),
                 herd=herd.phrase,
             ),
-            normal_n=normal_n,
         )
     ]

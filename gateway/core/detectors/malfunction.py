@@ -156,7 +156,6 @@ def detect(window: HerdWindow, baselines: Baselines, policy: MalfunctionPolicy) 
                     onset_ms=at_ms,
                     confidence=1.0,
                     sentence=f"{window.animals[i]}: sensor plausible",
-                    normal_n=int(looks.gravity_n[i]),
                 )
             )
     return findings

@@ -49,7 +49,11 @@ class SilencePolicy(msgspec.Struct, frozen=True):
 
 
 def detect(window: HerdWindow, baselines: Baselines, policy: SilencePolicy) -> list[Finding]:
-    """Open gaps, gaps that closed since the last look, and one normal judgement on return."""
+    """Open gaps, gaps that closed since the last look, and a normal judgement of whoever was heard.
+
+    The normal judgement is said at every look and not only on return: after a restart nobody knows
+    any more who was missing, and a collar that empties its memory first speaks of the past.
+    """
     del baselines  # the usual interval is learned from arrivals
     arrivals = window.arrivals
     interval_s = np.nan_to_num(arrivals.interval_s, nan=0.0)
@@ -74,7 +78,7 @@ def detect(window: HerdWindow, baselines: Baselines, policy: SilencePolicy) -> l
             findings.append(_gap(window, policy, i, float(quiet_s[i]), float(bound_s[i])))
         elif closed[i] and not with_herd[i]:
             findings.append(_closed(window, policy, i, float(closed_s[i]), float(bound_s[i])))
-        if not silent[i] and (closed[i] or (arrivals.first_look[i] and arrivals.heard[i])):
+        if arrivals.heard[i] and not silent[i]:
             findings.append(_speaks(window, i))
     return findings
 
@@ -178,7 +182,11 @@ def _finding(
 
 
 def _speaks(window: HerdWindow, i: int) -> Finding:
-    at_ms = int(window.arrivals.last_ms[i])
+    arrivals = window.arrivals
+    at_ms = int(arrivals.last_ms[i])
+    if arrivals.gap_new[i]:  # a backlog speaks of the past, but it was heard after the gap
+        gap_ms = round(float(arrivals.gap_to_s[i] - arrivals.gap_from_s[i]) * 1000)
+        at_ms = max(at_ms, int(arrivals.gap_from_ms[i]) + gap_ms)
     return Finding(
         subject=window.animals[i],
         kind=KIND,
@@ -187,9 +195,8 @@ def _speaks(window: HerdWindow, i: int) -> Finding:
         at_ms=at_ms,
         onset_ms=at_ms,
         confidence=1.0,
-        sentence=f"{window.animals[i]}: heard again at {moment(at_ms)}",
-        evidence=Evidence(herd="herd heard", reference_n=int(window.arrivals.n[i])),
-        normal_n=int(window.arrivals.n[i]),
+        sentence=f"{window.animals[i]}: heard, newest reading {moment(int(arrivals.last_ms[i]))}",
+        evidence=Evidence(herd="herd heard", reference_n=int(arrivals.n[i])),
     )
 
 
@@ -234,5 +241,4 @@ def _herd_normal(window: HerdWindow, heard: Bools, silent_n: int, herd_n: int) -
         onset_ms=at_ms,
         confidence=1.0,
         sentence=f"{herd_n - silent_n} of {herd_n} animals are heard",
-        normal_n=herd_n - silent_n,
     )
