@@ -143,10 +143,10 @@ class Database:
 
     def read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The same, blocking, in the caller's thread: for the command line and worker threads."""
-        if self._closed:
-            raise self._closed_error()
         db = self._readers.get()
         try:
+            if self._closed:
+                raise self._closed_error()
             if db is None:
                 db = connect_readonly(self.path, self._timeout_s)
             db.execute("BEGIN")
@@ -190,6 +190,8 @@ class Database:
             db = self._readers.get()
             if db is not None:
                 db.close()
+        for _ in range(READERS):
+            self._readers.put(None)  # whoever still waits for one wakes and is told
         # The last connection folds the log into the file; if it cannot, the log stays valid.
         self._writer.close()
         self._lock.release()

@@ -61,8 +61,12 @@ class FarmRegister:
         Raises:
             StoreError: too many documents, or the disk refuses; nothing is changed then.
         """
-        with self._lock:
-            self._animals.upsert({**fields, "cow_id": cow_id}, where("cow_id") == cow_id)
+        one = where("cow_id") == cow_id
+        with self._lock:  # TinyDB's own upsert would write the file twice
+            if self._animals.contains(one):
+                self._animals.update(fields, one)
+            else:
+                self._animals.insert({"cow_id": cow_id, **fields})
 
     def remove_animal(self, cow_id: str) -> bool:
         """Take an animal out; False if there was none.

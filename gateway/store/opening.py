@@ -30,10 +30,12 @@ CHECK_BYTES_MAX = 16 * 1024 * 1024
 of a bigger one only the edges of its tables are read, so that opening stays cheap."""
 
 _MAGIC = b"SQLite format 3\x00"
-_EDGES = (
-    "SELECT min(ts_ms), max(ts_ms) FROM hot",
+_WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_EDGES = (  # one aggregate each: min and max together would read the whole table
+    "SELECT min(ts_ms) FROM hot",
+    "SELECT max(ts_ms) FROM hot",
     "SELECT max(id) FROM animals",
-    "SELECT min(hour), max(hour) FROM dirty",
+    "SELECT max(hour) FROM dirty",
     "SELECT max(id) FROM alert_episodes",
     "SELECT max(seq) FROM events",
     "SELECT max(id) FROM dead_letters",
@@ -114,6 +116,7 @@ def probe(path: Path, timeout_s: float) -> None:
     Raises:
         StoreError: damaged, of another program or of a newer gateway.
     """
+    _check_size(path)
     try:
         with contextlib.closing(connect_readonly(path, timeout_s)) as db:
             check_usable(db, path, len(migrations()))
@@ -150,6 +153,7 @@ def connect_writer(path: Path, timeout_s: float) -> sqlite3.Connection:
         db.execute(f"PRAGMA wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
         db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = OFF")  # some builds zero deleted pages: wear for nothing
     except BaseException:
         db.close()
         raise
@@ -163,3 +167,23 @@ def _set_wal(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: its file system cannot hold a write-ahead log (mode {mode!r})",
             "keep the store on a local disk",
         )
+
+
+def _check_size(path: Path) -> None:
+    """A torn last page, which SQLite would quietly fill with zeroes."""
+    try:
+        with path.open("rb") as file:
+            page_size = int.from_bytes(file.read(18)[16:18], "big")
+        page_size = 65536 if page_size == 1 else page_size  # the header's way to write it
+        torn = page_size and path.stat().st_size % page_size
+        # A power cut in a checkpoint tears a page too; then the log still holds it whole.
+        with path.with_name(path.name + "-wal").open("rb") as log:
+            torn = torn and log.read(4) not in _WAL_MAGIC
+    except FileNotFoundError:  # no log
+        pass
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read: {error.strerror}", "check the file and its owner"
+        ) from error
+    if torn:
+        raise damaged(path, "is cut off in the middle of a page")
