@@ -90,6 +90,8 @@ class AlertPolicy(msgspec.Struct, frozen=True):
         cooldown_gateway_h: after a fault of the gateway itself; decision 18 is silent. One
             hour damps flapping and still tells the second failure of the same day.
         sensor_kinds: kinds that count as sensor faults.
+        gateway_kinds: kinds that are faults of gateway or network although they are seen on
+            the herd (decision 6); everything about the subject "gateway" is one too.
         clear_judgements: normal judgements in a row that resolve an alert (decision 4: 3).
         clear_judgements_by_kind: exceptions; one arrival proves that a silence is over.
         late_h: onset this long before the gateway's clock makes an alert late (decision 5).
@@ -102,6 +104,7 @@ class AlertPolicy(msgspec.Struct, frozen=True):
     cooldown_sensor_h: float = 24.0
     cooldown_gateway_h: float = 1.0
     sensor_kinds: tuple[str, ...] = ("sensor_malfunction", "silence")
+    gateway_kinds: tuple[str, ...] = ("silence_herd",)
     clear_judgements: int = 3
     clear_judgements_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: {"silence": 1})
     late_h: float = 6.0
@@ -109,7 +112,7 @@ class AlertPolicy(msgspec.Struct, frozen=True):
 
     def cooldown_ms(self, subject: str, kind: str) -> int:
         """How long after an episode the same trouble raises no new one, in ms of data time."""
-        if subject == "gateway":
+        if self._of_gateway(subject, kind):
             hours = self.cooldown_gateway_h
         elif kind == "estrus":
             hours = self.cooldown_estrus_h
@@ -121,9 +124,12 @@ class AlertPolicy(msgspec.Struct, frozen=True):
 
     def clear_n(self, subject: str, kind: str) -> int:
         """How many normal judgements in a row resolve an alert; a gateway fault needs one."""
-        if subject == "gateway":
+        if self._of_gateway(subject, kind):
             return 1
         return self.clear_judgements_by_kind.get(kind, self.clear_judgements)
+
+    def _of_gateway(self, subject: str, kind: str) -> bool:
+        return subject == "gateway" or kind in self.gateway_kinds
 
 
 class Change(StrEnum):

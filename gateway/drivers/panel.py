@@ -137,7 +137,7 @@ class GpioPanel:
                 hint="check the BCM numbers, that no other program holds the pins, "
                 "and that the user is in group gpio",
             ) from fault
-        if self._button is not None:
+        if self._button is not None and on_acknowledge is not None:
             self._button.when_pressed = on_acknowledge
 
     def show(self, signal: Signal) -> None:

@@ -122,6 +122,15 @@ LAW: list[tuple[str, Script, list[str]]] = [
         [found(0, subject="gateway", kind="detector"), normal(2, subject="gateway", kind="detector")],
         [RAISED, ENDED],
     ),
+    (
+        "the first look that hears the herd ends its silence, and the next one is told after 1 h",
+        [
+            found(0, subject="herd", kind="silence_herd"),
+            normal(2, subject="herd", kind="silence_herd"),
+            found(62, subject="herd", kind="silence_herd"),
+        ],
+        [RAISED, ENDED, "2 raised warning active"],
+    ),
     # cooldown (decision 18)
     (
         "no second health alert within 12 h",

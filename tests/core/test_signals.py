@@ -100,7 +100,7 @@ def test_colours_are_those_of_the_decision() -> None:
     }
 
 
-@pytest.mark.parametrize(("one", "other"), combinations(sorted(LIGHTS), 2))
+@pytest.mark.parametrize(("one", "other"), list(combinations(sorted(LIGHTS), 2)))
 def test_every_state_has_a_rhythm_of_its_own(one: str, other: str) -> None:
     """Told apart without colour: a part of the rhythm differs by at least a third."""
     a, b = LIGHTS[one], LIGHTS[other]
@@ -108,7 +108,7 @@ def test_every_state_has_a_rhythm_of_its_own(one: str, other: str) -> None:
     assert max(ratios) >= 4 / 3
 
 
-@pytest.mark.parametrize("light", LIGHTS.values(), ids=LIGHTS)
+@pytest.mark.parametrize("light", list(LIGHTS.values()), ids=list(LIGHTS))
 def test_a_working_gateway_always_blinks(light: Light) -> None:
     assert light.colour is not Colour.OFF
     assert 0.1 <= light.on_s <= 3
