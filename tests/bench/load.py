@@ -29,15 +29,20 @@ def connect_packet(client_id: str) -> bytes:
     return b"\x10" + _length(len(body)) + body
 
 
+def publish_bytes(topic: str, payload: bytes, packet_id: int) -> bytes:
+    """A QoS 1 PUBLISH."""
+    name = topic.encode()
+    body = struct.pack("!H", len(name)) + name + struct.pack("!H", packet_id) + payload
+    return b"\x32" + _length(len(body)) + body
+
+
 def publish_packet(cow_id: str, number: int, packet_id: int) -> bytes:
-    topic = f"artemis/sensors/{cow_id}".encode()
     iso = datetime.fromtimestamp(FIRST_S + 60 * number, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     payload = (
         f'{{"cow_id":"{cow_id}","timestamp":"{iso}","temperature":{38 + number % 90 / 100:.2f},'
         f'"fxa":{number % 7 / 10 - 0.3:.2f},"mya":0.01,"rza":-0.88,"sxg":-2.88,"lyg":0.14,"dzg":1.87}}'
     ).encode()
-    body = struct.pack("!H", len(topic)) + topic + struct.pack("!H", packet_id) + payload
-    return b"\x32" + _length(len(body)) + body
+    return publish_bytes(f"artemis/sensors/{cow_id}", payload, packet_id)
 
 
 class Publisher(asyncio.Protocol):

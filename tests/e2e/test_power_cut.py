@@ -15,6 +15,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from tests.bench.load import connect_packet, publish_bytes
 from tests.conftest import need
 from tests.e2e.gateway_process import GatewayProcess, running_gateway
 
@@ -43,16 +44,25 @@ class Acked:
 
 
 async def _publish_until_cut(port: int, cow_id: str, numbers: list[int], acked: Acked) -> None:
-    """Publish the next numbers one after another; an answer to `publish` is a PUBACK."""
+    """Publish the next numbers one after another over a bare socket, until it breaks."""
     try:
-        async with aiomqtt.Client("127.0.0.1", port, identifier=cow_id, timeout=20) as client:
-            while True:
-                topic, payload = _message(cow_id, numbers[0])
-                await client.publish(topic, payload, qos=1)
-                acked.add(cow_id, numbers[0])
-                numbers[0] += 1
-    except aiomqtt.MqttError:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
         return
+    try:
+        writer.write(connect_packet(cow_id))
+        await reader.readexactly(4)
+        while True:
+            packet_id = numbers[0] % 65535 + 1
+            topic, payload = _message(cow_id, numbers[0])
+            writer.write(publish_bytes(topic, payload, packet_id))
+            assert await reader.readexactly(4) == b"\x40\x02" + packet_id.to_bytes(2, "big")
+            acked.add(cow_id, numbers[0])
+            numbers[0] += 1
+    except (OSError, asyncio.IncompleteReadError):
+        return
+    finally:
+        writer.transport.abort()
 
 
 async def _round(
