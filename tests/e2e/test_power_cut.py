@@ -17,7 +17,7 @@ import pytest
 
 from tests.bench.load import connect_packet, publish_bytes
 from tests.conftest import need
-from tests.e2e.gateway_process import GatewayProcess, running_gateway
+from tests.e2e.gateway_process import GatewayProcess, running_gateway, until
 
 PUBLISHERS = 50
 FIRST_S = 1_767_225_600  # 2026-01-01T00:00:00Z
@@ -160,13 +160,19 @@ def test_no_puback_leaves_before_its_wal_sync_returned(tmp_path: Path, free_port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         http_port = probe.getsockname()[1]
-    wrap = (strace, "-f", "-y", "-s", "200", "-o", str(trace_file), "-e")
+    # -D: the gateway stays our own child, the tracer is the grandchild.
+    wrap = (strace, "-D", "-f", "-y", "-s", "200", "-o", str(trace_file), "-e")
     calls = "trace=recvfrom,recvmsg,read,sendto,sendmsg,write,writev,pwrite64,fdatasync,fsync"
     with running_gateway(
         tmp_path / "barn", free_port, http_port, (*wrap, calls), store={"commit_window_ms": 20}
     ) as gateway:
         asyncio.run(_publish_one_by_one(gateway.port, 30))
-    assert _replay_trace(trace_file.read_text(encoding="utf-8", errors="replace")) == 30
+
+    def trace() -> str:
+        return trace_file.read_text(encoding="utf-8", errors="replace")
+
+    until(lambda: trace().rstrip().endswith("+++ exited with 0 +++"), "the end of the trace")
+    assert _replay_trace(trace()) == 30
 
 
 async def _publish_one_by_one(port: int, count: int) -> None:
