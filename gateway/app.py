@@ -10,38 +10,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
 
-from gateway import __version__
+from gateway import __version__, wiring
 from gateway.config import Config
-from gateway.config import schema as sections
 from gateway.core.alert_event import event_json
 from gateway.core.alerts import Alert
-from gateway.core.delivery import BackoffPolicy
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import Finding
 from gateway.core.severity import Severity
-from gateway.core.topics import RouteTable, default_routes
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
-from gateway.drivers import logfile
-from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker.embedded import EmbeddedBroker
-from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.systemd import Systemd
-from gateway.drivers.uplink_mqtt import MqttUplink, UplinkTarget
+from gateway.drivers.uplink_mqtt import MqttUplink
 from gateway.errors import StoreError
 from gateway.ports import Clock
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
 from gateway.services.forward import Forward
-from gateway.services.ingest import Ingest, IngestLimits
+from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
 from gateway.store.database import Database
 from gateway.store.farm import FarmRegister
@@ -69,6 +63,7 @@ class Gateway:
         config: a configuration without faults.
         clock: barn time. The uplink and the watchdog live in real time whatever it says.
         panel_line: told one line for each change of lamp and buzzer.
+        give_up: ends the process when stopping hangs for 30 s; None = wait for ever.
         own_schedule: False where the caller ticks `jobs` itself (replay).
 
     Raises:
@@ -82,11 +77,13 @@ class Gateway:
         *,
         panel_line: Callable[[str], None] | None = None,
         own_schedule: bool = True,
+        give_up: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self.clock = clock
         self._panel_line = panel_line
         self._own_schedule = own_schedule
+        self._give_up = give_up
         self._stack = AsyncExitStack()
         self._side_tasks: set[asyncio.Task[Any]] = set()
         self._store_fault: str | None = None
@@ -153,15 +150,10 @@ class Gateway:
 
     def _build(self) -> None:
         config, clock = self.config, self.clock
-        self.supervisor = Supervisor(SystemClock())
+        self.supervisor = Supervisor(SystemClock(), give_up=self._give_up)
         self.systemd = Systemd()
         self._stack.callback(self.systemd.close)
-        self.panel = panel_driver.make(
-            config.panel.driver,
-            _pins(config),
-            on_acknowledge=self._button_pressed,
-            on_change=self._panel_line,
-        )
+        self.panel = wiring.panel(config, on_acknowledge=self._button_pressed, on_change=self._panel_line)
         self._stack.callback(self.panel.close)
         self._loop = asyncio.get_running_loop()
         self.alarm = Alarm(
@@ -182,26 +174,18 @@ class Gateway:
             clock=clock,
             database=self.database,
             rules=Rules(timezone=ZoneInfo(config.site.timezone)),
-            limits=IngestLimits(
-                commit_window_s=config.store.commit_window_ms / 1000,
-                queue_max=config.performance.max_queue_size,
-                animals_max=config.performance.cache_max_size,
-            ),
+            limits=wiring.ingest_limits(config),
             committed=self.detect.committed,
             rejected=self.detect.rejected,
             store_state=self._store_state,
         )
         self.broker = EmbeddedBroker(
-            routes=RouteTable(
-                default_routes(config.mqtt.topic_pattern),
-                config.broker.open_topics,
-                config.broker.denied_topics,
-            ),
+            routes=wiring.routes(config),
             clock=clock,
             ingest=self.ingest.accept,
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
-            limits=_door_limits(config),
+            limits=wiring.door_limits(config),
         )
         self._stack.push_async_callback(self.broker.close)
         self.jobs = Jobs(clock)
@@ -226,19 +210,8 @@ class Gateway:
         self.supervisor.start("look", self._look, critical=True)
 
     def _start_uplink(self) -> None:
-        uplink, reconnect = self.config.uplink, self.config.mqtt.reconnect
-        self._uplink = MqttUplink(
-            UplinkTarget(
-                host=uplink.host or "127.0.0.1",
-                port=uplink.port,
-                client_id=self.database.gateway_id,
-                username=uplink.username,
-                password=uplink.password,
-                tls=uplink.use_tls,
-                ca_certs=Path(uplink.ca_certs) if uplink.ca_certs else None,
-                keepalive_s=self.config.mqtt.keepalive_s,
-            )
-        )
+        uplink = self.config.uplink
+        self._uplink = MqttUplink(wiring.uplink_target(self.config, self.database.gateway_id))
         self._stack.push_async_callback(self._uplink.close)
         self.forward = Forward(
             clock=SystemClock(),
@@ -246,9 +219,7 @@ class Gateway:
             transport=self._uplink,
             destination="cloud",
             topic_prefix=uplink.topic_prefix,
-            backoff=BackoffPolicy(
-                reconnect.initial_delay_s, reconnect.max_delay_s, reconnect.backoff_multiplier
-            ),
+            backoff=wiring.backoff(self.config),
             readings_interval_s=uplink.readings_interval_s if uplink.readings else None,
         )
         self.supervisor.start("forward", self.forward.run, critical=False)
@@ -392,61 +363,3 @@ class Gateway:
                 await self.ingest.drain()
         except TimeoutError:
             log.error("The store does not write; unacknowledged readings stay with their senders")  # noqa: TRY400
-
-
-def _pins(config: Config) -> panel_driver.Pins:
-    panel = config.panel
-    return panel_driver.Pins(
-        lamp=(panel.red_pin, panel.green_pin, panel.blue_pin),
-        buzzer=panel.buzzer_pin,
-        button=panel.button_pin,
-        lamp_active_high=panel.active_high,
-        buzzer_active_high=panel.active_high,
-    )
-
-
-def _door_limits(config: Config) -> DoorLimits:
-    limits = config.broker.limits
-    return DoorLimits(
-        packet_size_max=limits.packet_size_max,
-        connections_max=limits.connections_max,
-        connections_per_address_max=limits.connections_per_address_max,
-        connect_timeout_s=limits.connect_timeout_s,
-    )
-
-
-def machine_clock() -> Clock:
-    """The machine's own time, for a gateway in a barn."""
-    return SystemClock()
-
-
-def panel_off(config: Config) -> None:
-    """Lamp and buzzer off, whatever state a killed gateway left the pins in.
-
-    Raises:
-        ConfigError: a pin cannot be driven; names it.
-    """
-    panel_driver.all_pins_off(_pins(config))
-
-
-def service_log(config: Config) -> AbstractContextManager[None]:
-    """The log of the `logging` section, for as long as the block runs."""
-    section = config.logging
-    return logfile.service_log(
-        level=section.level,
-        log_file=Path(section.log_file) if section.log_file else None,
-        max_bytes=section.max_bytes,
-        backup_count=section.backup_count,
-        console=section.log_to_console,
-    )
-
-
-def private_config(folder: Path) -> Config:
-    """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
-    return Config(
-        mqtt=sections.Mqtt(broker_port=0),
-        database=sections.Database(path=str(folder / "alert_state.db")),
-        store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
-        service=sections.Service(enable_health_check=False),
-        panel=sections.PanelPins(driver="mock"),
-    )

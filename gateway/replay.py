@@ -96,7 +96,7 @@ async def replay(
         progress: told how many messages are done.
     """
     clock = ManualClock(messages[0].at_ms)
-    async with Gateway(config, clock) as gateway:
+    async with Gateway(config, clock, own_schedule=False) as gateway:
         sender = MqttUplink(UplinkTarget("127.0.0.1", gateway.broker.port, client_id="replay"))
         try:
             done = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.app import panel_off as drive_off
 from gateway.cli.options import ConfigFile, load_config
+from gateway.wiring import panel_off as drive_off
 
 
 def panel_off(config: ConfigFile = None) -> None:

@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.app import private_config
 from gateway.cli.query import ALERT_COLUMNS, print_rows
 from gateway.replay import read_recording
 from gateway.replay import replay as run_replay
+from gateway.wiring import private_config
 
 
 def replay(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from typing import Annotated, Final
 
 import typer
 
 from gateway import __version__
-from gateway.app import Gateway, machine_clock, service_log
+from gateway.app import Gateway
 from gateway.cli.options import ConfigFile, config_file, load_config
 from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
 from gateway.errors import GatewayError
+from gateway.wiring import machine_clock, service_log
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def run(
 async def _serve(config: Config, *, demo: bool) -> None:
     clock = demo_clock() if demo else machine_clock()
     loop = asyncio.get_running_loop()
-    async with Gateway(config, clock, panel_line=_say) as gateway:
+    async with Gateway(config, clock, panel_line=_say, give_up=_give_up) as gateway:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.request_stop)
         try:
@@ -58,6 +60,11 @@ async def _serve(config: Config, *, demo: bool) -> None:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+
+def _give_up() -> None:
+    """Stopping hung for 30 s (decision 32); what was acknowledged is on disk."""
+    os._exit(GatewayError.exit_code)
 
 
 def _say(*lines: str) -> None:

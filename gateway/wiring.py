@@ -1,0 +1,130 @@
+"""What each section of the configuration means for the part it configures.
+
+Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from gateway.config import Config
+from gateway.config import schema as sections
+from gateway.core.delivery import BackoffPolicy
+from gateway.core.topics import RouteTable, default_routes
+from gateway.drivers import logfile
+from gateway.drivers import panel as panel_driver
+from gateway.drivers.broker.limits import DoorLimits
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.uplink_mqtt import UplinkTarget
+from gateway.ports import Clock, Panel
+from gateway.services.ingest import IngestLimits
+
+
+def routes(config: Config) -> RouteTable:
+    """The route table with the site's open and denied topics."""
+    return RouteTable(
+        default_routes(config.mqtt.topic_pattern), config.broker.open_topics, config.broker.denied_topics
+    )
+
+
+def ingest_limits(config: Config) -> IngestLimits:
+    """Bounds of the group commit."""
+    return IngestLimits(
+        commit_window_s=config.store.commit_window_ms / 1000,
+        queue_max=config.performance.max_queue_size,
+        animals_max=config.performance.cache_max_size,
+    )
+
+
+def uplink_target(config: Config, gateway_id: str) -> UplinkTarget:
+    """Where the uplink goes; the gateway's id is its client id."""
+    uplink = config.uplink
+    return UplinkTarget(
+        host=uplink.host or "127.0.0.1",
+        port=uplink.port,
+        client_id=gateway_id,
+        username=uplink.username,
+        password=uplink.password,
+        tls=uplink.use_tls,
+        ca_certs=Path(uplink.ca_certs) if uplink.ca_certs else None,
+        keepalive_s=config.mqtt.keepalive_s,
+    )
+
+
+def backoff(config: Config) -> BackoffPolicy:
+    """Waits between attempts while the line is down (S0-031…033)."""
+    reconnect = config.mqtt.reconnect
+    return BackoffPolicy(reconnect.initial_delay_s, reconnect.max_delay_s, reconnect.backoff_multiplier)
+
+
+def panel(
+    config: Config, *, on_acknowledge: Callable[[], None], on_change: Callable[[str], None] | None
+) -> Panel:
+    """Lamp and buzzer of this machine; `off` only remembers what it would show."""
+    if config.panel.driver == "off":
+        return panel_driver.RecorderPanel()
+    return panel_driver.make(
+        config.panel.driver, pins(config), on_acknowledge=on_acknowledge, on_change=on_change
+    )
+
+
+def pins(config: Config) -> panel_driver.Pins:
+    """How lamp, buzzer and button are wired."""
+    panel = config.panel
+    return panel_driver.Pins(
+        lamp=(panel.red_pin, panel.green_pin, panel.blue_pin),
+        buzzer=panel.buzzer_pin,
+        button=panel.button_pin,
+        lamp_active_high=panel.active_high,
+        buzzer_active_high=panel.active_high,
+    )
+
+
+def door_limits(config: Config) -> DoorLimits:
+    """Bounds of the front door."""
+    limits = config.broker.limits
+    return DoorLimits(
+        packet_size_max=limits.packet_size_max,
+        connections_max=limits.connections_max,
+        connections_per_address_max=limits.connections_per_address_max,
+        connect_timeout_s=limits.connect_timeout_s,
+    )
+
+
+def machine_clock() -> Clock:
+    """The machine's own time, for a gateway in a barn."""
+    return SystemClock()
+
+
+def panel_off(config: Config) -> None:
+    """Lamp and buzzer off, whatever state a killed gateway left the pins in.
+
+    Raises:
+        ConfigError: a pin cannot be driven; names it.
+    """
+    panel_driver.all_pins_off(pins(config))
+
+
+def service_log(config: Config) -> AbstractContextManager[None]:
+    """The log of the `logging` section, for as long as the block runs."""
+    section = config.logging
+    return logfile.service_log(
+        level=section.level,
+        log_file=Path(section.log_file) if section.log_file else None,
+        max_bytes=section.max_bytes,
+        backup_count=section.backup_count,
+        console=section.log_to_console,
+    )
+
+
+def private_config(folder: Path) -> Config:
+    """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
+    return Config(
+        mqtt=sections.Mqtt(broker_port=0),
+        database=sections.Database(path=str(folder / "alert_state.db")),
+        store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
+        service=sections.Service(enable_health_check=False),
+        panel=sections.PanelPins(driver="mock"),
+    )
