@@ -350,7 +350,8 @@ def _log_move(move: Move, author: _Author) -> None:
     what = f"{alert.severity.label} {alert.kind} {alert.subject}"
     if move.change in (Change.RAISED, Change.ESCALATED, Change.REPEATED):
         level = logging.INFO if alert.severity is Severity.INFO else logging.WARNING
-        log.log(level, "ALERT %s: %s%s", what, alert.sentence, " (late)" if alert.late else "")
+        sentence = alert.sentence.removeprefix(f"{alert.subject}: ")
+        log.log(level, "ALERT %s: %s%s", what, sentence, " (late)" if alert.late else "")
     elif author is _AUTOMATIC:
         log.info("ALERT %s %s: %s", move.change.value, what, move.reason)
     else:

@@ -23,7 +23,7 @@ ENDED_SHOWN = 10
 REFRESH_S = 5
 
 _HEALTH_WORDS = {
-    Health.HEALTHY: "All is well",
+    Health.HEALTHY: "The gateway is well",
     Health.DEGRADED: "Working, but not at its best",
     Health.UNHEALTHY: "Not working",
 }
@@ -156,7 +156,7 @@ def _animals(facts: Page) -> str:
     return f"""<section>
 <h2>Animals <small>{facts.animals}</small></h2>
 <div class="wide"><table>
-<thead><tr><th>Animal</th><th>Reading</th><th>°C</th><th>Motion</th><th>State</th><th>Alert</th></tr></thead>
+<thead><tr><th>Animal</th><th>Reading</th><th>°C</th><th>State</th><th>Alert</th></tr></thead>
 <tbody>
 {rows}
 </tbody>
@@ -166,13 +166,12 @@ def _animals(facts: Page) -> str:
 
 
 def _animal(reading: Reading, severity: Severity | None, status: GatewayStatus) -> str:
-    motion = "–" if reading.motion_intensity is None else f"{reading.motion_intensity:.2f}"
     word = "" if severity is None else f'<span class="word">{severity.label}</span>'
     look = "" if severity is None else f' class="{severity.label}"'
     return (
         f"<tr{look}><td>{escape(reading.cow_id)}</td>"
         f'<td title="{iso_utc(reading.timestamp_ms)}">{ago(reading.timestamp_ms, status.now_ms)}</td>'
-        f"<td>{reading.temperature_c:.1f}</td><td>{motion}</td>"
+        f"<td>{reading.temperature_c:.1f}</td>"
         f"<td>{escape(reading.state or '–')}</td><td>{word}</td></tr>"
     )
 
