@@ -41,7 +41,7 @@ cover: $(VENV)/.dev  ## branch coverage of gateway/core, at least 95 %
 	@$(BIN)/python -m pytest -m "$(QUICK)" tests/core --cov --cov-fail-under=95 --cov-report=term-missing:skip-covered
 
 bench: $(VENV)/.dev  ## figures: readings per CPU-second, publish to PUBACK, memory
-	@$(BIN)/python -m pytest -m bench -s $(ARGS)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 soak: $(VENV)/.dev  ## the long rigs
 	@$(BIN)/python -m pytest -m soak -s $(ARGS)
