@@ -201,7 +201,7 @@ class Gateway:
         log.info("Connected to MQTT broker at %s:%d", config.mqtt.broker_host, self.broker.port)
         log.info("Subscribed to topic pattern: %s (QoS %d)", config.mqtt.topic_pattern, config.mqtt.qos)
         if config.service.enable_health_check:
-            self.web = WebServer(self.status, self.database)
+            self.web = WebServer(self.status, self.database, mqtt_monitor=config.service.enable_mqtt_monitor)
             self._stack.push_async_callback(self.web.stop)
             await self.web.start(config.service.health_check_host, config.service.health_check_port)
         if config.uplink.enabled:

@@ -69,6 +69,7 @@ class WebServer:
     Args:
         status: gives the facts of this moment; called for each request, must not block.
         database: read side.
+        mqtt_monitor: whether /health/mqtt-monitor is there (`service.enable_mqtt_monitor`, S2-009).
         connections_max: open connections; more are refused with 503.
         idle_s_max: see `IDLE_S_MAX`.
     """
@@ -78,11 +79,13 @@ class WebServer:
         status: Callable[[], GatewayStatus],
         database: Database,
         *,
+        mqtt_monitor: bool = True,
         connections_max: int = CONNECTIONS_MAX,
         idle_s_max: float = IDLE_S_MAX,
     ) -> None:
         self._status = status
         self._database = database
+        self._mqtt_monitor_wanted = mqtt_monitor
         self._connections_max = connections_max
         self._idle_s_max = idle_s_max
         self._style = Path(__file__).with_name("style.css").read_bytes()
@@ -109,7 +112,8 @@ class WebServer:
         app.router.add_get("/", self._page)
         app.router.add_get("/style.css", self._stylesheet)
         app.router.add_get("/health", self._health)
-        app.router.add_get("/health/mqtt-monitor", self._mqtt_monitor)
+        if self._mqtt_monitor_wanted:
+            app.router.add_get("/health/mqtt-monitor", self._mqtt_monitor)
         app.router.add_get("/api/animals", self._animals)
         app.router.add_get("/api/alerts", self._alerts)
         app.router.add_get("/api/readings", self._readings)

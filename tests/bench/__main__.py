@@ -79,13 +79,14 @@ def gateway_round(connections: int, readings: int) -> dict[str, float]:
     return result
 
 
-def open_loop_round(connections: int) -> dict[str, float]:
-    """One reading in flight a connection: the latency a collar sees."""
+def herd_round(connections: int) -> dict[str, float]:
+    """One reading in flight a connection: the latency and the memory of a barn's usual day."""
     with tempfile.TemporaryDirectory() as home:
         port = _free_port()
         limits = {"store": {"commit_window_ms": WINDOW_MS}, "logging": {"level": "ERROR"}}
-        with running_gateway(Path(home), port, _free_port(), **limits):
-            return _load(port, connections, 20, 1)
+        with running_gateway(Path(home), port, _free_port(), **limits) as gateway:
+            result = _load(port, connections, 20, 1)
+            return result | {"rss_mb": _rss_mb(gateway.process.pid)}
 
 
 def stack_round(readings: int) -> dict[str, float]:
@@ -142,11 +143,13 @@ def main() -> None:
             f"RSS {_median(rounds, 'rss_mb'):.0f} MB (idle {_median(rounds, 'idle_mb'):.0f} MB)"
         )
         base = _median(rounds, "per_cpu_s") if connections == 100 else base
-    rounds = [open_loop_round(100) for _ in range(arguments.rounds)]
-    print(
-        f"gateway,  100 connections,  1 in flight each: "
-        f"publish→PUBACK p50 {_median(rounds, 'p50_ms'):.1f} ms p99 {_median(rounds, 'p99_ms'):.1f} ms"
-    )
+    for connections in (100, 1000):
+        rounds = [herd_round(connections) for _ in range(arguments.rounds)]
+        print(
+            f"gateway, {connections:4} connections,  1 in flight each: "
+            f"publish→PUBACK p50 {_median(rounds, 'p50_ms'):.1f} ms p99 {_median(rounds, 'p99_ms'):.1f} ms, "
+            f"RSS {_median(rounds, 'rss_mb'):.0f} MB"
+        )
     peers = [stack_round(max(2000, arguments.readings // 10)) for _ in range(arguments.rounds)]
     peer = _median(peers, "per_cpu_s")
     print(

@@ -208,6 +208,14 @@ def test_the_word_and_the_code_follow_the_facts(
     run(tmp_path, scene, lambda: changed(**fields))
 
 
+def test_mqtt_monitor_can_be_switched_off_s2_009(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        async with site.session.get(site.url("/health/mqtt-monitor")) as answer:
+            assert answer.status == 404
+
+    run(tmp_path, scene, mqtt_monitor=False)
+
+
 def test_mqtt_monitor_has_exactly_the_five_documented_fields_s2_045(tmp_path: Path) -> None:
     facts = HEALTHY
 
@@ -399,7 +407,7 @@ def test_the_page_shows_alerts_animals_panel_and_figures(tmp_path: Path) -> None
             '<tr class="critical"><td>COW_1</td><td title="2025-11-25T14:30:00Z">0 s ago</td><td>38.6</td>'
             '<td>lying</td><td><span class="word">critical</span></td></tr>' in text
         )
-        assert "<td>38.5</td><td>–</td><td>–</td>" in text
+        assert "<td>38.5</td><td>–</td>" in text
         assert "Lamp and buzzer: <strong>healthy</strong>" in text
         assert "<dt>Invalid</dt><dd>3</dd>" in text
         assert "<dt>immediate detection</dt><dd>2 min ago</dd>" in text
