@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.options import ConfigFile, load_config
+from gateway.core.alert_event import event_of
 from gateway.core.alerts import Alert
 from gateway.core.readings import Reading
 from gateway.offline import newest_alerts, newest_readings
@@ -66,7 +67,7 @@ def print_rows(rows: Sequence[Row], columns: Columns[Row], *, as_json: bool, not
     """Rows as a table, or as one JSON object a line."""
     if as_json:
         for row in rows:
-            print(json.dumps(msgspec.to_builtins(row), ensure_ascii=False))
+            print(json.dumps(as_object(row), ensure_ascii=False))
     elif not rows:
         print(nothing)
     else:
@@ -74,6 +75,11 @@ def print_rows(rows: Sequence[Row], columns: Columns[Row], *, as_json: bool, not
         for row in rows:
             table.add_row(*(show(row) for show in columns.values()))
         Console().print(table)
+
+
+def as_object(row: Reading | Alert) -> dict[str, Any]:
+    """A row as JSON; an alert as the outbox and MQTT show it, in words instead of ranks."""
+    return dict(msgspec.to_builtins(event_of(row) if isinstance(row, Alert) else row))
 
 
 def _iso(ms: int) -> str:

@@ -8,12 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.cli.query import ALERT_COLUMNS, print_rows
+from gateway.cli.query import ALERT_COLUMNS, as_object, print_rows
 from gateway.replay import read_recording
 from gateway.replay import replay as run_replay
 from gateway.wiring import private_config
@@ -43,7 +42,8 @@ def replay(
             )
         )
     if as_json:
-        print(json.dumps(msgspec.to_builtins(result), ensure_ascii=False))
+        counts = {name: getattr(result, name) for name in ("sent", "stored", "rejected", "duplicates")}
+        print(json.dumps({**counts, "alerts": [as_object(a) for a in result.alerts]}, ensure_ascii=False))
         return
     print(
         f"{result.sent} messages sent, {result.stored} stored, {result.rejected} rejected, "
