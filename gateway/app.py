@@ -169,6 +169,7 @@ class Gateway:
             database=self.database,
             policies=config.detectors,
             report=self.alarm.report,
+            step_minutes=wiring.step_minutes(config),
         )
         self.ingest = Ingest(
             clock=clock,

@@ -38,6 +38,11 @@ def ingest_limits(config: Config) -> IngestLimits:
     )
 
 
+def step_minutes(config: Config) -> int:
+    """Minutes of data time the detectors judge at once: their own interval (decision 5)."""
+    return max(1, round(config.detector_schedules.immediate_detection.interval_s / 60))
+
+
 def uplink_target(config: Config, gateway_id: str) -> UplinkTarget:
     """Where the uplink goes; the gateway's id is its client id."""
     uplink = config.uplink
