@@ -25,11 +25,18 @@ PAST_H: Final = 6
 
 
 def demo_config(config: Config) -> Config:
-    """The same gateway on a store of its own, made anew: an old fever's cooldown would hide the next."""
+    """The same gateway for this machine alone, on a store of its own, made anew.
+
+    An old fever's cooldown would hide the next one, and no simulated fever may reach a real
+    receiver or a barn's network.
+    """
     shutil.rmtree(FOLDER, ignore_errors=True)
     replace = msgspec.structs.replace
     return replace(
         config,
+        broker=replace(config.broker, host="127.0.0.1"),
+        service=replace(config.service, health_check_host="127.0.0.1"),
+        uplink=replace(config.uplink, enabled=False),
         database=replace(config.database, path=str(FOLDER / "alert_state.db")),
         store=replace(config.store, farm_register=str(FOLDER / "farm.json")),
         logging=replace(config.logging, log_file=str(FOLDER / "realtime_service.log")),

@@ -7,8 +7,6 @@ Expected outcomes (a rejected message, a line that is down) are values, not exce
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class GatewayError(Exception):
     """Base of all faults with a remedy.
@@ -18,7 +16,7 @@ class GatewayError(Exception):
         hint: what the operator can do about it; empty if the message says it.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

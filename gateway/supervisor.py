@@ -40,6 +40,8 @@ class CriticalTaskError(GatewayError):
         hint = cause.hint if isinstance(cause, GatewayError) else ""
         super().__init__(f"critical task {name} has ended: {why}", hint)
         self.name = name
+        if isinstance(cause, GatewayError):
+            self.exit_code = cause.exit_code  # the area the operator has to look at
 
 
 class _Job(msgspec.Struct):

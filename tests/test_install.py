@@ -289,7 +289,7 @@ def test_the_unit_says_what_the_gateway_relies_on() -> None:
         "User": "barn-gateway",
         "Restart": "on-failure",
         "RestartSec": "10",
-        "TimeoutStopSec": "30",
+        "TimeoutStopSec": "35",
         "SupplementaryGroups": "gpio",
         "ProtectSystem": "strict",
         "NoNewPrivileges": "yes",

@@ -18,6 +18,9 @@ from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.core.detection import jobs_without_detectors
 from gateway.errors import ConfigError, GatewayError
 
+TYPER_USAGE_ERROR = 2
+"""What typer ends with when a command or an option is wrong; 2 is the store's code here."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -60,6 +63,10 @@ def main() -> None:
     """Run a command; a fault becomes one sentence on stderr and its exit code."""
     try:
         app()
+    except SystemExit as end:
+        if end.code == TYPER_USAGE_ERROR:
+            sys.exit(ConfigError.exit_code)
+        raise
     except GatewayError as error:
         print(f"ERROR - {error}", file=sys.stderr)
         if isinstance(error, ConfigError):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.config import Config, load
+from gateway.config import Config, Loaded, load_noted
 
 CONFIG_FILES = (Path("config/gateway.yaml"), Path("config/realtime_config.yaml"))
 """Looked for in this order when `--config` is not given; the second is document 0's name."""
@@ -31,5 +31,14 @@ def load_config(given: Path | None) -> Config:
     Raises:
         ConfigError: every fault of the file.
     """
+    return load_noted_config(given).config
+
+
+def load_noted_config(given: Path | None) -> Loaded:
+    """The configuration of this call and what is unwise about it.
+
+    Raises:
+        ConfigError: every fault of the file.
+    """
     file = config_file(given)
-    return load(file) if file is not None else Config()
+    return load_noted(file) if file is not None else Loaded(Config(), ())

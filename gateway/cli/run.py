@@ -13,7 +13,7 @@ import typer
 
 from gateway import __version__
 from gateway.app import Gateway
-from gateway.cli.options import ConfigFile, config_file, load_config
+from gateway.cli.options import ConfigFile, config_file, load_noted_config
 from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
 from gateway.errors import GatewayError
@@ -34,11 +34,14 @@ def run(
     """Run the gateway until Ctrl+C or SIGTERM."""
     _say(RULE, f"  Realtime Livestock Health Monitoring Service v{__version__}", RULE, "")
     _say(f"Loading configuration from: {config_file(config) or 'built-in defaults'}")
-    settings = load_config(config)
+    loaded = load_noted_config(config)
+    settings, notes = loaded.config, loaded.notes
     _say("Configuration loaded successfully", "")
     if demo:
-        settings = demo_config(settings)
+        settings, notes = demo_config(settings), ()
     with service_log(settings):
+        for note in notes:
+            log.warning("%s", note)
         try:
             asyncio.run(_serve(settings, demo=demo))
         except GatewayError as error:

@@ -92,6 +92,15 @@ def load(path: Path | str, environ: Mapping[str, str] | None = None) -> Config:
     Raises:
         ConfigError: with every fault, one line each: `file:line: key: what; remedy`.
     """
+    return load_noted(path, environ).config
+
+
+def load_noted(path: Path | str, environ: Mapping[str, str] | None = None) -> Loaded:
+    """The configuration of a file and what is unwise about it.
+
+    Raises:
+        ConfigError: as `load`.
+    """
     loaded = read(path, environ)
     if loaded.faults:
         count = len(loaded.faults)
@@ -100,7 +109,7 @@ def load(path: Path | str, environ: Mapping[str, str] | None = None) -> Config:
             tuple(map(str, loaded.faults)),
             "`barn-gateway check` lists them",
         )
-    return loaded.config
+    return loaded
 
 
 def _placed(converter: Converter, found: Iterable[Contradiction], faulty: set[str]) -> list[Fault]:

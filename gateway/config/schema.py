@@ -59,7 +59,8 @@ class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
     """Document 0's broker settings (S0-024..033, S0-047).
 
     A local `broker_host` means the embedded broker, which listens on `broker_port`.
-    `keepalive` is in seconds. `reconnect` also paces the uplink.
+    `keepalive` (seconds) and `reconnect` are the uplink's. `client_id`, `qos`, credentials and TLS
+    are accepted and have no effect: the gateway is the broker, and that has none of them yet.
     """
 
     broker_host: Text = "localhost"
@@ -166,8 +167,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 class Performance(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds on memory (S0-049, S0-050).
 
-    `max_queue_size`: readings that may wait for the disk; about 500 bytes each.
-    `cache_max_size`: animals the detectors keep in memory; about 25 kB each.
+    `max_queue_size`: QoS 0 messages that may wait for the disk, about 500 bytes each.
+    `cache_max_size`: animals, about 25 kB of detectors' memory each; readings of further
+    ones are rejected.
     """
 
     max_queue_size: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000

@@ -16,20 +16,3 @@ class Severity(IntEnum):
     def label(self) -> str:
         """Lower-case word: info, warning, critical."""
         return self.name.lower()
-
-
-_WORDS = {
-    "info": Severity.INFO,
-    "low": Severity.INFO,
-    "warning": Severity.WARNING,
-    "medium": Severity.WARNING,
-    "high": Severity.WARNING,
-    "error": Severity.WARNING,
-    "critical": Severity.CRITICAL,
-    "emergency": Severity.CRITICAL,
-}
-
-
-def severity_of(word: str) -> Severity | None:
-    """Map a sender's word, in any case, to the scale; None for a word nobody documented."""
-    return _WORDS.get(word.strip().lower())

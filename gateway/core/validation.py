@@ -36,7 +36,8 @@ FUTURE_FLAG_MS: Final = 5 * 60_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_COW_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+COW_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""What an animal may be called (decision 9); with `fullmatch`."""
 _REQUIRED = ("cow_id", "timestamp", "temperature", "fxa", "mya", "rza")
 _AXES = ("fxa", "mya", "rza")
 _GYRO = ("sxg", "lyg", "dzg")
@@ -111,7 +112,7 @@ def parse(message: RawMessage, rules: Rules, *, clock_trusted: bool) -> Reading 
     ahead_ms = timestamp_ms - message.received_ms
     if (
         cow_id != expected
-        or _COW_ID.fullmatch(cow_id) is None
+        or COW_ID.fullmatch(cow_id) is None
         or timestamp_ms < TIMESTAMP_MS_MIN
         or ahead_ms > FUTURE_FLAG_MS
         or not clock_trusted
@@ -155,7 +156,7 @@ def _parse_slowly(
             label = _shown(fields["cow_id"])
         reading, dropped = _check(fields, label, expected, message, rules, clock_trusted=clock_trusted)
     except _FaultError as fault:
-        known = label if _COW_ID.fullmatch(label) and label == expected else None
+        known = label if COW_ID.fullmatch(label) and label == expected else None
         return Rejection(fault.reason, fault.text, known, fault.temperature_c, fault.timestamp_ms)
     if dropped:
         return Trimmed(reading, f"Dropped optional fields for cow_id={label}: {', '.join(dropped)}")
@@ -197,7 +198,7 @@ def _check(
             Reason.MISSING_FIELD, f"Missing required fields for cow_id={label}: {', '.join(missing)}"
         )
     cow_id = fields["cow_id"]
-    if not isinstance(cow_id, str) or _COW_ID.fullmatch(cow_id) is None:
+    if not isinstance(cow_id, str) or COW_ID.fullmatch(cow_id) is None:
         raise _FaultError(
             Reason.BAD_COW_ID, f"Invalid cow_id {label}: must be 1-64 letters, digits or one of _ . : -"
         )

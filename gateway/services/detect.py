@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, 
 from gateway.core.messages import Reason, Rejection
 from gateway.core.readings import Reading
 from gateway.core.severity import Severity
+from gateway.core.validation import COW_ID, FUTURE_REJECT_MS, TEMPERATURE_C_MAX, TIMESTAMP_MS_MIN
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, RING_MINUTES, Windows
 from gateway.ports import Clock
 from gateway.store import readings as stored
@@ -41,12 +41,11 @@ about 4 s of a core at 1000 animals, 3 % of the 2 min between runs; a day of bac
 BIN_HOURS_PER_RUN = 8
 """Hours of old bins that a run reads back after a start: 15 days are there after 44 runs (1.5 h)."""
 HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
-HOT_REJECTED_C = (42.0, 44.0)
+HOT_REJECTED_C = (TEMPERATURE_C_MAX, 44.0)
 """Refused temperatures above 42.0 and up to 44.0 °C may be a fever (decision 4)."""
-_CLOCK_SLACK_MINUTES = 24 * 60
-_EARLIEST_MINUTE = 946_684_800 // 60
+_CLOCK_SLACK_MINUTES = FUTURE_REJECT_MS // MS_PER_MINUTE
+_EARLIEST_MINUTE = TIMESTAMP_MS_MIN // MS_PER_MINUTE
 """2000-01-01: a refused message's time is believed from here to 24 h ahead (decision 7)."""
-_COW_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SENSOR_FAULTS = frozenset(
     {
         Reason.MISSING_FIELD,
@@ -110,7 +109,7 @@ class Detect:
     def rejected(self, rejection: Rejection, received_s: float) -> None:
         """A refused message: its animal has been heard, and it may speak against the sensor."""
         cow_id, reason = rejection.cow_id, rejection.reason
-        if cow_id is None or not _COW_ID.fullmatch(cow_id):
+        if cow_id is None or not COW_ID.fullmatch(cow_id):
             return
         if reason not in _SENSOR_FAULTS and reason not in _CLOCK_FAULTS:
             return

@@ -9,6 +9,7 @@ from typing import Any
 from gateway.core.alerts import Alert, State
 from gateway.core.instants import iso_utc
 from gateway.core.readings import Reading
+from gateway.core.validation import COW_ID
 from gateway.web.status import GatewayStatus, judge
 
 LIMIT_DEFAULT = 100
@@ -16,8 +17,6 @@ LIMIT_MAX = 1000
 """Rows in one answer: 1000 x at most 0.5 KB = 500 KB, encoded in about 10 ms."""
 
 ALERT_STATES = ("open", *(state.value for state in State))
-
-_COW_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 
 
 class BadParameterError(Exception):
@@ -43,7 +42,7 @@ def state_of(query: Mapping[str, str]) -> str | None:
 def cow_id_of(query: Mapping[str, str]) -> str | None:
     """`cow_id`; None for all animals."""
     text = query.get("cow_id")
-    if text is None or _COW_ID.fullmatch(text):
+    if text is None or COW_ID.fullmatch(text):
         return text
     raise BadParameterError(f"cow_id must be 1 to 64 letters, digits or any of _ . : -, not {text[:80]!r}")
 

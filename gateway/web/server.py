@@ -139,13 +139,6 @@ class WebServer:
         if listener is not None:
             await listener.wait_closed()
 
-    async def run(self) -> None:
-        """Keep serving until cancelled, then stop. `start` comes first, so that its fault is told at once."""
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            await self.stop()
-
     def _accept(self) -> asyncio.BaseProtocol:
         server = None if self._runner is None else self._runner.server
         if server is None or len(server.connections) >= self._connections_max:

@@ -194,3 +194,11 @@ def test_a_truncated_farm_register_falls_back_and_says_so(tmp_path: Path) -> Non
     with running_gateway(home, port, http_port) as gateway:
         gateway.wait_for_log("farm.json")
         assert list(data.glob("farm.json.bad-*"))
+
+
+def test_an_open_door_is_warned_about_at_the_start(tmp_path: Path) -> None:
+    """Decision 34."""
+    port, http_port = free_ports(2)
+    door = {"host": "0.0.0.0", "allow_anonymous": True}
+    with running_gateway(tmp_path / "barn", port, http_port, broker=door) as gateway:
+        gateway.wait_for_log("everyone who reaches 0.0.0.0 may publish and subscribe")

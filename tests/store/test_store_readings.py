@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from gateway.store import readings as store
 from gateway.store.database import Database
 from gateway.store.migrations import migrate, migrations
 from gateway.store.readings import Outcome
+from tests.conftest import need
 
 T0 = 1_764_081_000_000  # 2025-11-25T14:30:00Z
 HOUR = T0 // store.HOUR_MS
@@ -239,7 +239,6 @@ def test_slices_come_oldest_hour_first_and_one_per_animal_and_hour(con: sqlite3.
 # --- document 0's queries on the live file (S0-092) -----------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 command line is not installed")
 def test_document_0_query_on_the_live_file(db: Database, path: Path) -> None:
     sent = [
         reading("TEST_COW_001", T0 + i * 60_000, 38.5 + i / 10, sxg_dps=-2.88, state="lying")
@@ -249,7 +248,7 @@ def test_document_0_query_on_the_live_file(db: Database, path: Path) -> None:
     db.write_now(lambda con: store.append(con, [*sent, reading("OTHER", T0 + 900_000)]))
     query = "SELECT * FROM sensor_data WHERE cow_id='{}' ORDER BY timestamp DESC LIMIT 5;"
     done = subprocess.run(
-        ["sqlite3", path, query.format("TEST_COW_001")], capture_output=True, text=True, check=True
+        [need("sqlite3"), path, query.format("TEST_COW_001")], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[0] == (
         "TEST_COW_001|2025-11-25T14:36:00Z|39.1|-0.04|0.01|-0.88|-2.88|||lying||2025-11-25T14:36:00.900Z"

@@ -561,13 +561,11 @@ def with_logs_quiet(work: Callable[[], None]) -> None:
         logging.disable(logging.NOTSET)
 
 
-def test_run_serves_until_cancelled_and_frees_the_port(tmp_path: Path) -> None:
+def test_stop_frees_the_port(tmp_path: Path) -> None:
     async def scene(site: Site) -> None:
         port = site.server.port
-        task = asyncio.create_task(site.server.run())
         await site.json("/health")
-        task.cancel()
-        await asyncio.wait([task])
+        await site.server.stop()
         assert site.server.port == 0
         with socket.create_server(("127.0.0.1", port), reuse_port=False):
             pass

@@ -17,7 +17,6 @@ NOT_AUTHORIZED = 5
 
 SUBSCRIPTION_REFUSED = 0x80
 PINGRESP_PACKET = b"\xd0\x00"
-DISCONNECT_PACKET = b"\xe0\x00"
 
 
 class Will(msgspec.Struct, frozen=True):
