@@ -46,14 +46,16 @@ from gateway.web.status import BrokerStatus, DetectorStatus, GatewayStatus, Stor
 log = logging.getLogger(__name__)
 
 DRAIN_S_MAX: Final = 10.0
-"""Of that, the time readings that are already here may take to reach the disk."""
+"""Of the 30 s of a shutdown (decision 32), what readings already here may take to reach the disk."""
 LOOK_EVERY_S: Final = 2.0
 """How often clock, uplink and watchdog are looked at."""
 FIRST_RUN_S_MAX: Final = 5.0
 """The first detector run: what arrived just before a power cut waits for nobody."""
-STORE_SILENCE_S_MAX: Final = 60.0
-"""A writer thread that has not answered for this long is hung: twice the longest fsync seen on
-a dying card (about 30 s); an answer of "disk full" is an answer (decision 41)."""
+SILENCE_S_MAX: Final = 60.0
+"""A part that has not answered for this long is hung: twice the longest fsync seen on a dying
+card (about 30 s). An explicit "disk full" is an answer (decision 41)."""
+PULSE_S: Final = 10.0
+"""How often the schedule shows that it runs."""
 
 
 class Gateway:
@@ -163,9 +165,10 @@ class Gateway:
             signal_changed=self.panel.show,
             published=self._alert_published,
         )
+        self._windows = Windows(animals_max=config.performance.cache_max_size)
         self.detect = Detect(
             clock=clock,
-            windows=Windows(animals_max=config.performance.cache_max_size),
+            windows=self._windows,
             database=self.database,
             policies=config.detectors,
             report=self.alarm.report,
@@ -179,6 +182,7 @@ class Gateway:
             committed=self.detect.committed,
             rejected=self.detect.rejected,
             store_state=self._store_state,
+            alive=partial(self.supervisor.beat, "ingest"),
         )
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
@@ -236,20 +240,30 @@ class Gateway:
                 first_s = min(schedule.interval_s, FIRST_RUN_S_MAX)
                 self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job), first_s=first_s)
         if self._own_schedule:
+            self.jobs.every("pulse", PULSE_S, self._pulse)
             self.supervisor.start("schedule", self._run_schedule, critical=True)
         log.info("DetectorScheduler started successfully")
+
+    async def _pulse(self) -> None:
+        self.supervisor.beat("schedule")
 
     async def _run_schedule(self) -> None:
         """Windows first, from the store; meanwhile readings are accepted already."""
         await self.detect.rebuild()
+        self.supervisor.expect("schedule", SILENCE_S_MAX)
         await self.jobs.run()
 
     # Facts -------------------------------------------------------------------------------------
 
     def status(self) -> GatewayStatus:
         """What /health and the page show; never blocks."""
-        uplink, jobs = self.config.uplink, self.jobs
+        jobs = self.jobs
         troubles = [f"task {name} was restarted: {why}" for name, why in self.supervisor.faults.items()]
+        if self._windows.animals_refused:
+            troubles.append(
+                f"more animals than performance.cache_max_size ({self.config.performance.cache_max_size}): "
+                "the newest are stored, but no detector watches them"
+            )
         return GatewayStatus(
             gateway_id=self.database.gateway_id,
             version=__version__,
@@ -268,14 +282,30 @@ class Gateway:
             panel=self.alarm.signal.label if self.alarm.signal else "",
             clock_trusted=self.clock.trusted(),
             detectors=tuple(
-                DetectorStatus(name, jobs.runs[name], jobs.failures[name], jobs.last_run_ms.get(name))
-                for name in jobs.names
+                DetectorStatus(
+                    name,
+                    jobs.runs[name],
+                    jobs.failures[name],
+                    name in jobs.failing,
+                    jobs.last_run_ms.get(name),
+                )
+                for name, _ in self.config.detector_schedules.items()
+                if name in jobs.names
             ),
-            uplink=None
-            if self.forward is None
-            else UplinkStatus(not self.forward.down, self._pending_n, f"{uplink.host}:{uplink.port}"),
+            uplink=self._uplink_status(),
             silent=self.supervisor.silent(),
             troubles=tuple(troubles),
+        )
+
+    def _uplink_status(self) -> UplinkStatus | None:
+        if self.forward is None or self._uplink is None:
+            return None
+        uplink = self.config.uplink
+        return UplinkStatus(
+            connected=self._uplink.connected,
+            down=self.forward.down,
+            pending=self._pending_n,
+            target=f"{uplink.host}:{uplink.port}",
         )
 
     # Wires -------------------------------------------------------------------------------------
@@ -291,7 +321,7 @@ class Gateway:
 
     def _button_pressed(self) -> None:
         """In a gpiozero thread: acknowledge what the panel shows."""
-        self._loop.call_soon_threadsafe(self._spawn, self._acknowledge_shown())
+        self._loop.call_soon_threadsafe(lambda: self._spawn(self._acknowledge_shown()))
 
     async def _acknowledge_shown(self) -> None:
         try:
@@ -315,7 +345,8 @@ class Gateway:
 
     async def _look(self) -> None:
         """Every two seconds: the panel hears of clock and uplink, systemd that we live (decision 41)."""
-        self.supervisor.expect("store", STORE_SILENCE_S_MAX)
+        for part in ("store", "ingest"):
+            self.supervisor.expect(part, SILENCE_S_MAX)
         while True:
             self._tell_health()
             try:

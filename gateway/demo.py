@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import msgspec
 
 from gateway.config import Config
 from gateway.drivers.clock import ScaledClock
+from gateway.errors import NetworkError
 
 FOLDER: Final = Path("data/demo")
 SPEED: Final = 60
@@ -29,7 +31,11 @@ def demo_config(config: Config) -> Config:
 
     An old fever's cooldown would hide the next one, and no simulated fever may reach a real
     receiver or a barn's network.
+
+    Raises:
+        NetworkError: the broker's port is taken, perhaps by a running demo, whose store stays.
     """
+    _refuse_a_second_demo(config.broker_port)
     shutil.rmtree(FOLDER, ignore_errors=True)
     replace = msgspec.structs.replace
     return replace(
@@ -41,6 +47,16 @@ def demo_config(config: Config) -> Config:
         store=replace(config.store, farm_register=str(FOLDER / "farm.json")),
         logging=replace(config.logging, log_file=str(FOLDER / "realtime_service.log")),
     )
+
+
+def _refuse_a_second_demo(port: int) -> None:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise NetworkError(
+                f"Something listens on 127.0.0.1:{port} already, perhaps another demo",
+                "stop it, or choose another mqtt.broker_port",
+            )
 
 
 def demo_clock() -> ScaledClock:

@@ -31,6 +31,9 @@ RESTART_BACKOFF = BackoffPolicy(initial_s=1.0, max_s=60.0, factor=2.0)
 STEADY_S = 60.0
 """A task that ran this long before failing starts over at the first back-off step."""
 
+FAULT_SHOWN_S = 600.0
+"""How long a restart is shown as trouble: ten back-offs of the longest kind."""
+
 
 class CriticalTaskError(GatewayError):
     """A task the gateway cannot do without has ended; `name` says which, `__cause__` why."""
@@ -52,6 +55,7 @@ class _Job(msgspec.Struct):
     critical: bool
     restarts: int = 0
     last_fault: str = ""
+    failed_s: float = 0.0
     task: asyncio.Task[None] | None = None
 
 
@@ -138,8 +142,13 @@ class Supervisor:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The last fault of each non-critical task that had one."""
-        return {job.name: job.last_fault for job in self._jobs.values() if job.last_fault}
+        """The last fault of each non-critical task that had one in the last `FAULT_SHOWN_S`."""
+        since_s = self._monotonic_s() - FAULT_SHOWN_S
+        return {
+            job.name: job.last_fault
+            for job in self._jobs.values()
+            if job.last_fault and job.failed_s >= since_s
+        }
 
     async def wait(self) -> None:
         """Return when a stop is asked for.
@@ -176,6 +185,7 @@ class Supervisor:
                 attempt = 1 if ran_s >= STEADY_S else attempt + 1
                 wait_s = next_delay(attempt, self._backoff, self._random_unit())
                 job.restarts += 1
+                job.failed_s = self._monotonic_s()
                 job.last_fault = f"{type(error).__name__}: {error}"
                 # A fault with a remedy speaks for itself; anything else is a bug and needs its trace.
                 bug = not isinstance(error, GatewayError)

@@ -34,7 +34,6 @@ def ingest_limits(config: Config) -> IngestLimits:
     return IngestLimits(
         commit_window_s=config.store.commit_window_ms / 1000,
         queue_max=config.performance.max_queue_size,
-        animals_max=config.performance.cache_max_size,
     )
 
 

@@ -168,8 +168,8 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds on memory (S0-049, S0-050).
 
     `max_queue_size`: QoS 0 messages that may wait for the disk, about 500 bytes each.
-    `cache_max_size`: animals, about 25 kB of detectors' memory each; readings of further
-    ones are rejected.
+    `cache_max_size`: animals the detectors watch, about 25 kB of memory each; readings of
+    further ones (up to 5000 animals) are stored, and /health says that nobody watches them.
     """
 
     max_queue_size: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -28,6 +29,8 @@ BACKLOG_COMMIT_S_MIN = 0.05
 """At most 20 commits a second for connections that wait (DESIGN, step 5)."""
 RETRY_S = 1.0
 """Between attempts while the store cannot write."""
+ALIVE_S = 10.0
+"""How often an idle commit loop shows that it runs."""
 STATS_FIRST_S = 5.0
 STATS_EVERY_S = 60.0
 """When the statistics line appears (decision 36)."""
@@ -77,6 +80,7 @@ class Ingest:
         committed: told of newly stored readings after each commit.
         rejected: told of each rejection, with its arrival (monotonic seconds).
         store_state: told None when the store writes, else why it does not.
+        alive: called at least every ten seconds while `run` does (for the watchdog).
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Ingest:
         committed: Callable[[Sequence[Reading]], None],
         rejected: Callable[[Rejection, float], None],
         store_state: Callable[[str | None], None],
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.stats = MessageStats()
         self.last_commit_ms: int | None = None
@@ -99,6 +104,7 @@ class Ingest:
         self._committed = committed
         self._rejected = rejected
         self._store_state = store_state
+        self._alive = alive
         self._animals: set[str] = set()
         self._batch = _Batch()
         self._due = asyncio.Event()
@@ -163,7 +169,10 @@ class Ingest:
     async def run(self) -> None:
         """Commit whenever the window, the size or a waiting connection asks for it. Never returns."""
         while True:
-            await self._due.wait()
+            self._alive()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ALIVE_S):
+                    await self._due.wait()
             self._due.clear()
             batch, self._batch = self._batch, _Batch()
             if self._window is not None:
@@ -251,6 +260,7 @@ class Ingest:
                     log.error("Database insertion failure: %s", error.message)  # noqa: TRY400 - one line an outage
                 self._store_fault = error.message
                 self._store_state(error.message)
+                self._alive()
                 await asyncio.sleep(RETRY_S)
         if self._store_fault is not None:
             log.info("Database writes again; nothing acknowledged was lost")

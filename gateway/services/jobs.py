@@ -53,6 +53,8 @@ class Jobs:
         """Finished runs by job, failed ones included."""
         self.failures: Counter[str] = Counter()
         """Runs that raised, by job."""
+        self.failing: set[str] = set()
+        """Jobs whose last run raised."""
         self.skipped: Counter[str] = Counter()
         """Runs left out because the one before was still going, by job."""
         self.last_run_ms: dict[str, int] = {}
@@ -142,8 +144,10 @@ class Jobs:
     async def _run(self, entry: _Entry) -> None:
         try:
             await entry.start()
+            self.failing.discard(entry.name)
         except Exception:
             self.failures[entry.name] += 1
+            self.failing.add(entry.name)
             logger.exception("Job %s failed", entry.name)
         finally:
             self.runs[entry.name] += 1

@@ -36,18 +36,30 @@ class StoreStatus(msgspec.Struct, frozen=True):
 
 
 class DetectorStatus(msgspec.Struct, frozen=True):
-    """One entry of the detector schedule. `last_run_ms` is None before the first run."""
+    """One entry of the detector schedule. `last_run_ms` is None before the first run.
+
+    `failures` counts since the start; `failing` is the last run's.
+    """
 
     job: str
     runs: int = 0
     failures: int = 0
+    failing: bool = False
     last_run_ms: int | None = None
 
 
 class UplinkStatus(msgspec.Struct, frozen=True):
-    """The way upstream. `pending` counts events it has not acknowledged."""
+    """The way upstream; it connects when there is something to send.
+
+    Args:
+        connected: a connection is open now.
+        down: the last attempt to send found the line or the destination down.
+        pending: events it has not acknowledged.
+        target: host and port.
+    """
 
     connected: bool
+    down: bool
     pending: int
     target: str = ""
 
@@ -97,12 +109,12 @@ def judge(status: GatewayStatus) -> Verdict:
     slight = list(status.troubles)
     if not status.store.writable:
         slight.append(f"the store {status.store.path} cannot be written; free some space or check the card")
-    if status.uplink is not None and not status.uplink.connected:
+    if status.uplink is not None and status.uplink.down:
         slight.append(f"the uplink is down, {status.uplink.pending} events wait")
     if not status.clock_trusted:
         slight.append("the clock is not set")
     slight.extend(
-        f"detectors of {job.job} failed {job.failures} times" for job in status.detectors if job.failures
+        f"the last run of {job.job} failed, {job.failures} in all" for job in status.detectors if job.failing
     )
     if grave:
         return Verdict(Health.UNHEALTHY, (*grave, *slight))

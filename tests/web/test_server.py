@@ -44,8 +44,11 @@ HEALTHY = GatewayStatus(
     messages=MessageStats(10, 7, 3, 6, 1, 0, last_message_ms=T0_MS - 1000),
     panel="healthy",
     clock_trusted=True,
-    detectors=(DetectorStatus("immediate_detection", 4, 0, T0_MS - 90_000), DetectorStatus("silence")),
-    uplink=UplinkStatus(connected=True, pending=0, target="upstream:8883"),
+    detectors=(
+        DetectorStatus("immediate_detection", 4, 0, last_run_ms=T0_MS - 90_000),
+        DetectorStatus("silence"),
+    ),
+    uplink=UplinkStatus(connected=True, down=False, pending=0, target="upstream:8883"),
 )
 
 
@@ -188,10 +191,17 @@ def test_health_says_everything_an_operator_asks_first_s0_117(tmp_path: Path) ->
     ("fields", "word", "code", "reason"),
     [
         ({"uplink": None}, "healthy", 200, None),
-        ({"uplink": UplinkStatus(connected=False, pending=5)}, "degraded", 200, "5 events wait"),
+        ({"uplink": UplinkStatus(connected=False, down=True, pending=5)}, "degraded", 200, "5 events wait"),
+        ({"uplink": UplinkStatus(connected=False, down=False, pending=0)}, "healthy", 200, None),
         ({"clock_trusted": False}, "degraded", 200, "clock is not set"),
         ({"troubles": ("farm register restored",)}, "degraded", 200, "farm register restored"),
-        ({"detectors": (DetectorStatus("silence", 3, 1, T0_MS),)}, "degraded", 200, "failed 1 times"),
+        (
+            {"detectors": (DetectorStatus("silence", 3, 1, failing=True),)},
+            "degraded",
+            200,
+            "silence failed, 1",
+        ),
+        ({"detectors": (DetectorStatus("silence", 3, 1, failing=False),)}, "healthy", 200, None),
         ({"store": StoreStatus(Path("x.db"), 0, writable=False)}, "degraded", 200, "x.db cannot be written"),
         ({"silent": ("writer",)}, "unhealthy", 503, "writer does not answer"),
         ({"broker": BrokerStatus(listening=False, port=1883, connections=0)}, "unhealthy", 503, "broker"),
