@@ -201,6 +201,20 @@ build_release() {
         CHANGED=true
         remove_old_releases "$base" "$id" "${before#releases/}"
     fi
+    link_commands
+}
+
+link_commands() { # barn-gateway and barn-sim for whoever sits at the Pi
+    local command link
+    run mkdir -p "$ROOT/usr/local/bin"
+    for command in barn-gateway barn-sim; do
+        link="$ROOT/usr/local/bin/$command"
+        if [ "$(readlink "$link" 2>/dev/null)" = "/opt/$NAME/current/bin/$command" ]; then
+            say "unchanged: $link"
+        else
+            run ln -sfn "/opt/$NAME/current/bin/$command" "$link"
+        fi
+    done
 }
 
 check_config() { # a configuration that would not start keeps the old release running
@@ -312,6 +326,7 @@ uninstall_all() {
     fi
     run rm -f "$ROOT/etc/systemd/system/$NAME.service"
     if [ -z "$ROOT" ]; then run systemctl daemon-reload; fi
+    run rm -f "$ROOT/usr/local/bin/barn-gateway" "$ROOT/usr/local/bin/barn-sim"
     run rm -rf "$ROOT/opt/$NAME"
     if $PURGE; then
         run rm -rf "$ROOT/etc/$NAME" "$ROOT/var/lib/$NAME" "$ROOT/var/log/$NAME"

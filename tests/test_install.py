@@ -80,6 +80,7 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(barn: Path) -> None:
         "--no-deps --no-build-isolation",
         "bin/barn-gateway check ",
         f"would run: mv -fT {barn}/opt/barn-gateway/current.new",
+        f"would run: ln -sfn /opt/barn-gateway/current/bin/barn-gateway {barn}/usr/local/bin/barn-gateway",
         f"would write: {barn}/etc/systemd/system/barn-gateway.service",
         "nothing was changed",
     ):
