@@ -15,7 +15,7 @@ from rich.table import Table
 from gateway.cli.options import ConfigFile, load_config
 from gateway.core.alert_event import event_of
 from gateway.core.alerts import Alert
-from gateway.core.readings import Reading
+from gateway.core.readings import Reading, wire_fields
 from gateway.offline import newest_alerts, newest_readings
 
 Row = TypeVar("Row", Reading, Alert)
@@ -78,8 +78,8 @@ def print_rows(rows: Sequence[Row], columns: Columns[Row], *, as_json: bool, not
 
 
 def as_object(row: Reading | Alert) -> dict[str, Any]:
-    """A row as JSON; an alert as the outbox and MQTT show it, in words instead of ranks."""
-    return dict(msgspec.to_builtins(event_of(row) if isinstance(row, Alert) else row))
+    """A row as JSON: a reading as it arrived, an alert as the outbox and MQTT show it."""
+    return dict(msgspec.to_builtins(event_of(row))) if isinstance(row, Alert) else dict(wire_fields(row))
 
 
 def _iso(ms: int) -> str:

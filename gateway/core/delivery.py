@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from gateway.core.instants import iso_utc
 from gateway.core.outbox import Event, Slice, message_id
-from gateway.core.readings import Reading
+from gateway.core.readings import Reading, wire_fields
 
 ROWS_PER_MESSAGE = 400
 """Readings in one bulk message. 400 rows x at most 290 bytes (every field sent with 17 digits) =
@@ -111,17 +110,6 @@ def _pieces(readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
 
 
 def reading_row(reading: Reading) -> dict[str, str | float]:
-    """One reading under the field names it arrived with; what was not sent is left out."""
-    row: dict[str, str | float | None] = {
-        "timestamp": iso_utc(reading.timestamp_ms),
-        "temperature": reading.temperature_c,
-        "fxa": reading.fxa_g,
-        "mya": reading.mya_g,
-        "rza": reading.rza_g,
-        "sxg": reading.sxg_dps,
-        "lyg": reading.lyg_dps,
-        "dzg": reading.dzg_dps,
-        "state": reading.state,
-        "motion_intensity": reading.motion_intensity,
-    }
-    return {name: value for name, value in row.items() if value is not None}
+    """One row of a slice: what was not sent is left out, and the animal, which the slice names."""
+    fields = wire_fields(reading)
+    return {name: value for name, value in fields.items() if value is not None and name != "cow_id"}

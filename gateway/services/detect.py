@@ -21,10 +21,10 @@ from gateway.core.baselines import BIN_DAYS, HOURS_PER_DAY, MINUTES_PER_HOUR, Ba
 from gateway.core.detection import Detector, Policies, detectors_of, gate, taints_baseline
 from gateway.core.findings import Finding
 from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, Span
-from gateway.core.messages import Reason, Rejection
+from gateway.core.messages import Rejection
 from gateway.core.readings import Reading
+from gateway.core.refusals import weigh
 from gateway.core.severity import Severity
-from gateway.core.validation import COW_ID, FUTURE_REJECT_MS, TEMPERATURE_C_MAX, TIMESTAMP_MS_MIN
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, RING_MINUTES, Windows
 from gateway.ports import Clock
 from gateway.store import readings as stored
@@ -41,20 +41,6 @@ about 4 s of a core at 1000 animals, 3 % of the 2 min between runs; a day of bac
 BIN_HOURS_PER_RUN = 8
 """Hours of old bins that a run reads back after a start: 15 days are there after 44 runs (1.5 h)."""
 HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
-HOT_REJECTED_C = (TEMPERATURE_C_MAX, 44.0)
-"""Refused temperatures above 42.0 and up to 44.0 °C may be a fever (decision 4)."""
-_CLOCK_SLACK_MINUTES = FUTURE_REJECT_MS // MS_PER_MINUTE
-_EARLIEST_MINUTE = TIMESTAMP_MS_MIN // MS_PER_MINUTE
-"""2000-01-01: a refused message's time is believed from here to 24 h ahead (decision 7)."""
-_SENSOR_FAULTS = frozenset(
-    {
-        Reason.MISSING_FIELD,
-        Reason.BAD_TYPE,
-        Reason.TEMPERATURE_OUT_OF_RANGE,
-        Reason.ACCELERATION_OUT_OF_RANGE,
-    }
-)
-_CLOCK_FAULTS = frozenset({Reason.BAD_TIMESTAMP, Reason.TIMESTAMP_TOO_OLD, Reason.TIMESTAMP_IN_FUTURE})
 
 _State = frozenset[tuple[str, str, Severity]]
 
@@ -108,26 +94,19 @@ class Detect:
 
     def rejected(self, rejection: Rejection, received_s: float) -> None:
         """A refused message: its animal has been heard, and it may speak against the sensor."""
-        cow_id, reason = rejection.cow_id, rejection.reason
-        if cow_id is None or not COW_ID.fullmatch(cow_id):
-            return
-        if reason not in _SENSOR_FAULTS and reason not in _CLOCK_FAULTS:
-            return
         now_minute = self._clock.now_ms() // MS_PER_MINUTE
-        minute = None if rejection.timestamp_ms is None else rejection.timestamp_ms // MS_PER_MINUTE
-        if minute is not None and not _EARLIEST_MINUTE <= minute <= now_minute + _CLOCK_SLACK_MINUTES:
-            minute = None
-        temperature_c = rejection.temperature_c if reason is Reason.TEMPERATURE_OUT_OF_RANGE else None
-        low, high = HOT_REJECTED_C
+        refusal = weigh(rejection, now_minute)
+        if refusal is None:
+            return
         with self._feeding:
             self._windows.reject(
-                cow_id,
-                minute,
+                refusal.cow_id,
+                refusal.minute,
                 now_minute,
                 received_s,
-                fault=reason in _SENSOR_FAULTS,
-                temperature_c=temperature_c,
-                hot=temperature_c is not None and low < temperature_c <= high,
+                fault=refusal.fault,
+                temperature_c=refusal.temperature_c,
+                hot=refusal.hot,
             )
 
     async def rebuild(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.core.alerts import Alert, State
 from gateway.core.instants import iso_utc
-from gateway.core.readings import Reading
+from gateway.core.readings import Reading, wire_fields
 from gateway.core.validation import COW_ID
 from gateway.web.status import GatewayStatus, judge
 
@@ -111,20 +111,7 @@ def mqtt_monitor_object(status: GatewayStatus) -> dict[str, Any]:
 
 def reading_object(reading: Reading) -> dict[str, Any]:
     """A reading under the field names it arrived with; null = the collar did not send it."""
-    return {
-        "cow_id": reading.cow_id,
-        "timestamp": iso_utc(reading.timestamp_ms),
-        "temperature": reading.temperature_c,
-        "fxa": reading.fxa_g,
-        "mya": reading.mya_g,
-        "rza": reading.rza_g,
-        "sxg": reading.sxg_dps,
-        "lyg": reading.lyg_dps,
-        "dzg": reading.dzg_dps,
-        "state": reading.state,
-        "motion_intensity": reading.motion_intensity,
-        "received_at": iso_utc(reading.received_ms),
-    }
+    return {**wire_fields(reading), "received_at": iso_utc(reading.received_ms)}
 
 
 def alert_object(alert: Alert) -> dict[str, Any]:

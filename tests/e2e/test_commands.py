@@ -64,8 +64,8 @@ def test_a_recorded_fever_is_found_kept_and_listed(tmp_path: Path) -> None:
     listed = gateway(tmp_path, "alerts", "--config", "kept.yaml", "--json")
     assert [json.loads(line)["subject"] for line in listed.stdout.splitlines()] == ["COW_1"]
     newest = gateway(tmp_path, "readings", "--config", "kept.yaml", "--cow", "COW_1", "-n", "2", "--json")
-    instants_ms = [json.loads(line)["timestamp_ms"] for line in newest.stdout.splitlines()]
-    assert [ms % 3_600_000 // 60_000 for ms in instants_ms] == [39, 38]
+    times = [json.loads(line)["timestamp"] for line in newest.stdout.splitlines()]
+    assert times == ["2024-05-01T10:39:00Z", "2024-05-01T10:38:00Z"]
     assert "COW_1" in gateway(tmp_path, "readings", "--config", "kept.yaml").stdout
 
 
