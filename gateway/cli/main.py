@@ -36,7 +36,7 @@ app.command("panel-off")(panel.panel_off)
 
 @app.command("check")
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Default: config/gateway.yaml.")] = None,
+    file: Annotated[Path | None, typer.Argument(readable=False, help="Default: config/gateway.yaml.")] = None,
 ) -> None:
     """Every fault of a configuration file at once, with its line; exit code 0 or 1."""
     chosen = config_file(file) or CONFIG_FILES[0]

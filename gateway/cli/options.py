@@ -14,7 +14,7 @@ CONFIG_FILES = (Path("config/gateway.yaml"), Path("config/realtime_config.yaml")
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Configuration file; default: config/gateway.yaml."),
+    typer.Option("--config", "-c", readable=False, help="Configuration file; default: config/gateway.yaml."),
 ]
 
 

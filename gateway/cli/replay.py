@@ -19,7 +19,9 @@ from gateway.wiring import private_config
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="CSV with document 0's fields; other columns are ignored.")],
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="CSV with document 0's fields; other columns are ignored.")
+    ],
     temperature: Annotated[
         float, typer.Option(min=35.0, max=42.0, help="°C, where the recording has no temperature.")
     ] = 38.6,

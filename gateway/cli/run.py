@@ -22,6 +22,7 @@ from gateway.wiring import machine_clock, service_log
 log = logging.getLogger(__name__)
 
 RULE: Final = "=" * 70
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 EXAMPLE_QUERY: Final = "SELECT * FROM sensor_data LIMIT 5;"
 
 
@@ -52,17 +53,18 @@ def run(
 async def _serve(config: Config, *, demo: bool) -> None:
     clock = demo_clock() if demo else machine_clock()
     loop = asyncio.get_running_loop()
-    async with Gateway(config, clock, panel_line=_say, give_up=_give_up) as gateway:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, gateway.request_stop)
-        try:
+    try:
+        async with Gateway(config, clock, panel_line=_say, give_up=_give_up) as gateway:
+            for number in STOP_SIGNALS:
+                loop.add_signal_handler(number, gateway.request_stop)
             _say_running(gateway, demo=demo)
             herd = simulated_herd(gateway.broker.port, clock.now_ms()) if demo else contextlib.nullcontext()
             async with herd:
                 await gateway.serve()
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+    finally:  # only now, and then ignored: an impatient second Ctrl+C must not cut the orderly end short
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _give_up() -> None:

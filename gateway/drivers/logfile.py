@@ -10,8 +10,9 @@ import logging.handlers
 import queue
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from gateway.errors import StoreError
 
@@ -42,8 +43,34 @@ class _BoundedHandler(logging.handlers.QueueHandler):
         self._records.join()
 
 
+class _Lossy(logging.Handler):
+    """A sink that a full card or a closed pipe cannot make noisy: the record is counted as dropped.
+
+    The standard library would print a traceback of about 1 KB for each record instead, to a
+    journal on the same full card, and raise from `close`, which hides why the gateway ended.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if isinstance(sys.exc_info()[1], OSError):
+            _BoundedHandler.dropped += 1
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be flushed is lost; the file is closed all the same
+            super().close()
+
+
+class _Console(_Lossy, logging.StreamHandler[TextIO]):
+    """The console."""
+
+
+class _File(_Lossy, logging.handlers.RotatingFileHandler):
+    """The rotating file."""
+
+
 def dropped_records() -> int:
-    """Log records lost since start because the disk could not keep up."""
+    """Log records lost since start because the disk could not keep up or was full."""
     return _BoundedHandler.dropped
 
 
@@ -59,15 +86,11 @@ def service_log(
     formatter = logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S")
     sinks: list[logging.Handler] = []
     if console:
-        sinks.append(logging.StreamHandler(sys.stdout))
+        sinks.append(_Console(sys.stdout))
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            sinks.append(
-                logging.handlers.RotatingFileHandler(
-                    log_file, maxBytes=max_bytes, backupCount=backup_count, encoding="utf-8"
-                )
-            )
+            sinks.append(_File(log_file, maxBytes=max_bytes, backupCount=backup_count, encoding="utf-8"))
         except OSError as error:
             raise StoreError(
                 f"Cannot open the log file {log_file}: {error.strerror}",

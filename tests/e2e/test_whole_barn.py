@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -169,6 +171,18 @@ def test_a_corrupt_store_is_named_kept_and_ends_with_2(tmp_path: Path) -> None:
     assert "alert_state.db" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert store.read_bytes() == b"\x00rubbish" * 4096
+
+
+@pytest.mark.parametrize("gap_s", [0.01, 0.2])
+def test_an_impatient_second_ctrl_c_does_not_cut_the_orderly_end_short(tmp_path: Path, gap_s: float) -> None:
+    port, http_port = free_ports(2)
+    with running_gateway(tmp_path, port, http_port) as gateway:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            gateway.process.send_signal(number)
+            time.sleep(gap_s)
+        assert gateway.process.wait(timeout=35) == 0
+        assert "Message stats" in gateway.log()
+        assert "Traceback" not in gateway.console()
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -18,6 +18,7 @@ from gateway.store import database as module
 from gateway.store import migrations, opening, outbox
 from gateway.store import readings as store
 from gateway.store.database import Database, open_readonly
+from gateway.store.faults import store_error
 from tests.store.test_store_readings import T0, reading
 
 
@@ -503,3 +504,11 @@ def test_kill_9_loses_nothing_acknowledged(path: Path) -> None:
             assert db.read_now(lambda con: con.execute("PRAGMA integrity_check").fetchone()) == ("ok",)
         finally:
             db.close_now()
+
+
+def test_no_room_for_the_shm_file_is_called_a_full_disk(tmp_path: Path) -> None:
+    fault = sqlite3.OperationalError("disk I/O error")
+    fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert "free space" in str(store_error(tmp_path / "a.db", fault))
+    fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    assert "replace the card" in str(store_error(tmp_path / "a.db", fault))
