@@ -9,8 +9,12 @@ import typer
 
 from gateway.config import Config, Loaded, load_noted
 
-CONFIG_FILES = (Path("config/gateway.yaml"), Path("config/realtime_config.yaml"))
-"""Looked for in this order when `--config` is not given; the second is document 0's name."""
+CONFIG_FILES = (
+    Path("config/gateway.yaml"),
+    Path("config/realtime_config.yaml"),
+    Path("/etc/barn-gateway/gateway.yaml"),
+)
+"""Looked for in this order when `--config` is not given; the second is document 0's name, the third a Pi's."""
 
 ConfigFile = Annotated[
     Path | None,
