@@ -14,7 +14,7 @@ CONFIG_FILES = (
     Path("config/realtime_config.yaml"),
     Path("/etc/barn-gateway/gateway.yaml"),
 )
-"""Looked for in this order when `--config` is not given; the second is document 0's name, the third a Pi's."""
+"""Looked for in this order without `--config`; the second is document 0's name, the third a Pi's."""
 
 ConfigFile = Annotated[
     Path | None,
@@ -26,7 +26,14 @@ def config_file(given: Path | None) -> Path | None:
     """The file to load: the one asked for, else the first that exists, else None."""
     if given is not None:
         return given
-    return next((file for file in CONFIG_FILES if file.is_file()), None)
+    return next((file for file in CONFIG_FILES if _is_there(file)), None)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except PermissionError:  # a Pi's folder, looked at without sudo
+        return False
 
 
 def load_config(given: Path | None) -> Config:
