@@ -2,17 +2,15 @@
 
 import csv
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from gateway.core.readings import Reading
 from gateway.core.windows import Windows
+from tests.conftest import SHARED_DATA
 from tests.herd_maker import judge
 
-ROOT = Path(__file__).resolve().parents[2]
-PLACES = [ROOT.parent / "shared", Path("/work/shared")]
-FILE = next((p / "data/neck_imu_heifer_24h/gateway_replay_1min.csv" for p in PLACES if p.exists()), None)
+FILE = SHARED_DATA / "neck_imu_heifer_24h" / "gateway_replay_1min.csv"
 
 
 def recorded() -> list[Reading]:
@@ -34,7 +32,7 @@ def recorded() -> list[Reading]:
     return made
 
 
-@pytest.mark.skipif(FILE is None, reason="../shared is not there")
+@pytest.mark.skipif(not FILE.exists(), reason="the heifer's recording is not part of the repository")
 @pytest.mark.parametrize(("every_min", "phase_min"), [(2, 0), (2, 1), (7, 3), (60, 59)])
 def test_a_real_day(every_min, phase_min):
     made = recorded()
