@@ -252,15 +252,17 @@ class Detect:
         """Hours older than the ring: replayed from the store in windows of their own.
 
         The whole herd of such an hour is read, so that herd context is there; baselines come from
-        the live bins. The live windows are never moved.
+        the live bins. The live windows are never moved. The newest hours come first, so that one
+        collar with scattered old dates keeps nobody's last night waiting.
         """
         findings: list[Finding] = []
         done = 0
         hour_before: int | None = None
         private = Windows(ANIMALS_MAX)
         groups = [(hour, [cow for cow, _ in pairs]) for hour, pairs in groupby(late, key=lambda p: p[1])]
+        rest, now = groups[:-LATE_HOURS_PER_RUN], groups[-LATE_HOURS_PER_RUN:]
         try:
-            for hour, cows in groups[:LATE_HOURS_PER_RUN]:
+            for hour, cows in now:
                 first = hour
                 if hour_before != hour - 1:
                     private = Windows(ANIMALS_MAX)
@@ -272,9 +274,10 @@ class Detect:
                 done += 1
         finally:
             self.counters["late_hours"] += done
-            self.counters["carried_over"] += sum(len(cows) for _, cows in groups[done:])
+            later = rest + now[done:]
+            self.counters["carried_over"] += sum(len(cows) for _, cows in later)
             with self._feeding:
-                for hour, cows in groups[done:]:
+                for hour, cows in later:
                     for cow_id in cows:
                         self._windows.mark_late(cow_id, hour)
         return findings

@@ -118,7 +118,7 @@ def test_the_work_of_a_run_is_bounded_and_the_rest_carried_over(barn, monkeypatc
     monkeypatch.setattr(module, "LATE_HOURS_PER_RUN", 5)
     barn.commit([reading("A", 3000)])
     barn.run()
-    late = [reading("A", m, 41.0 if m == 1190 else 38.6, (0.3, (m % 7) / 100, -0.95)) for m in range(1200)]
+    late = [reading("A", m, 41.0 if m == 10 else 38.6, (0.3, (m % 7) / 100, -0.95)) for m in range(1200)]
     barn.commit(late)
     runs = 0
     while not told(barn.run(), "fever"):
@@ -127,6 +127,17 @@ def test_the_work_of_a_run_is_bounded_and_the_rest_carried_over(barn, monkeypatc
     assert runs == 3
     assert barn.detect.counters["late_hours"] == 20
     assert barn.detect.counters["carried_over"] == 15 + 10 + 5
+
+
+def test_scattered_old_dates_of_one_collar_keep_nobody_elses_night_waiting(barn, monkeypatch):
+    monkeypatch.setattr(module, "LATE_HOURS_PER_RUN", 5)
+    day = 1440
+    barn.commit([reading("A", 30 * day), reading("B", 30 * day)])
+    barn.run()
+    barn.commit([reading("A", 7 * 60 * n) for n in range(40)])  # forty hours, one reading each
+    night = 30 * day - 12 * 60
+    barn.commit([reading("B", night + m, 41.0 if m > 40 else 38.6) for m in range(60)])
+    assert {f.subject for f in told(barn.run(), "fever")} == {"B"}
 
 
 def test_live_steps_of_a_run_are_bounded_too(barn, monkeypatch):
