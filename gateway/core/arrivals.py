@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.rows import AnimalRows
+
 ARRIVALS_MIN = 10
 """Arrivals before an animal's silence is judged (decision 6)."""
 BURST_S = 1.0
@@ -84,7 +86,7 @@ class Rejects(msgspec.Struct, frozen=True):
     hot_c: Float64
 
 
-class ArrivalBook:
+class ArrivalBook(AnimalRows):
     """Arrival times of every animal, by row."""
 
     def __init__(self, capacity: int) -> None:
@@ -97,18 +99,6 @@ class ArrivalBook:
         self._gap_ms = np.zeros((capacity, 2), np.int64)
         self._gap_new = np.zeros(capacity, np.bool_)
         self._heard = np.zeros(capacity, np.bool_)
-
-    def grow(self, capacity: int) -> None:
-        """Make room for `capacity` animals; old rows keep their numbers."""
-        fresh = ArrivalBook(capacity)
-        for name, array in vars(self).items():
-            getattr(fresh, name)[: len(array)] = array
-        vars(self).update(vars(fresh))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by the arrays."""
-        return sum(array.nbytes for array in vars(self).values())
 
     def arrived(self, row: int, at_s: float, data_ms: int | None) -> None:
         """One message of an animal came in, accepted (with its data time) or refused (None)."""
@@ -163,7 +153,7 @@ class ArrivalBook:
         return arrivals
 
 
-class RejectBook:
+class RejectBook(AnimalRows):
     """The verdicts on every animal's last ten messages, by row, as bits (newest lowest)."""
 
     def __init__(self, capacity: int) -> None:
@@ -171,18 +161,6 @@ class RejectBook:
         self._minute = np.full(capacity, -1, np.int32)
         self._hot_minute = np.full(capacity, -1, np.int32)
         self._hot_c = np.full(capacity, np.nan)
-
-    def grow(self, capacity: int) -> None:
-        """Make room for `capacity` animals; old rows keep their numbers."""
-        fresh = RejectBook(capacity)
-        for name, array in vars(self).items():
-            getattr(fresh, name)[: len(array)] = array
-        vars(self).update(vars(fresh))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by the arrays."""
-        return sum(array.nbytes for array in vars(self).values())
 
     def accepted(self, row: int) -> None:
         """A message of this animal passed."""

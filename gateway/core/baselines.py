@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.rows import AnimalRows
 from gateway.core.statistics import row_median
 
 MINUTES_PER_HOUR = 60
@@ -62,7 +63,7 @@ VARIED_C = 0.02
 """Two steps of a sensor's 0.01 °C resolution: beyond rounding of an hourly mean."""
 
 
-class HourBins:
+class HourBins(AnimalRows):
     """Hourly sums of every animal, by row: a ring of 15 days, stamped with its hour."""
 
     def __init__(self, capacity: int) -> None:
@@ -73,18 +74,6 @@ class HourBins:
         self._motion_n = np.zeros(shape, np.uint16)  # one a minute, so at most 60
         self._motion_sum = np.zeros(shape, np.float32)
         self._tainted = np.zeros(shape, np.bool_)
-
-    def grow(self, capacity: int) -> None:
-        """Make room for `capacity` animals; old rows keep their numbers."""
-        fresh = HourBins(capacity)
-        for name, array in vars(self).items():
-            getattr(fresh, name)[: len(array)] = array
-        vars(self).update(vars(fresh))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by the arrays."""
-        return sum(array.nbytes for array in vars(self).values())
 
     def add_temperatures(self, rows: Int64, hours: Int64, temperature_c: Float64) -> None:
         """Add readings; hours already overwritten by newer ones are left out."""

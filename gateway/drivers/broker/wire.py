@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 
 from gateway.drivers.broker.framing import Framer, MalformedError
 from gateway.drivers.broker.limits import (
@@ -24,7 +25,7 @@ HOLD_OUTPUT = 8  # the peer does not read
 HOLD_STOPPING = 16  # the gateway is shutting down
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.Protocol, ABC):
     """What every connection has; `Connection` says what packets mean."""
 
     def __init__(self, limits: DoorLimits) -> None:
@@ -47,17 +48,17 @@ class Wire(asyncio.Protocol):
     def on_batch(self) -> None:
         """Packets are about to be handled; time stamps can be taken once for all."""
 
+    @abstractmethod
     def on_packet(self, first: int, body: bytes) -> None:
         """Handle one whole packet. May raise MalformedError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_fault(self, why: str) -> None:
         """The peer broke the protocol."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_stalled(self) -> None:
         """The peer has left its output unread for too long."""
-        raise NotImplementedError
 
     def on_writable(self) -> None:
         """The peer reads again."""
