@@ -104,7 +104,7 @@ class Gateway:
             self._open_store()
             self._build()
             await self._start()
-        except BaseException:
+        except BaseException:  # closed in order, then raised again
             await self._stack.aclose()
             raise
         return self

@@ -145,7 +145,7 @@ class Jobs:
         try:
             await entry.start()
             self.failing.discard(entry.name)
-        except Exception:
+        except Exception:  # a job that fails must not starve the others; counted and logged
             self.failures[entry.name] += 1
             self.failing.add(entry.name)
             logger.exception("Job %s failed", entry.name)

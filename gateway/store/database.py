@@ -73,13 +73,13 @@ class Database:
             try:
                 migrate(db, migrations())
                 gateway_id, epoch = _identity(db)
-            except BaseException:
+            except BaseException:  # closed, then raised again
                 db.close()
                 raise
         except sqlite3.Error as error:
             lock.release()
             raise store_error(path, error) from error
-        except BaseException:
+        except BaseException:  # given back, then raised again
             lock.release()
             raise
         return cls(path, db, lock, gateway_id=gateway_id, epoch=epoch, timeout_s=timeout_s)
@@ -236,7 +236,7 @@ class Database:
             try:
                 result = work(db)
                 db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # rolled back, then raised again
                 if db.in_transaction:  # SQLite has rolled back itself after some errors
                     db.execute("ROLLBACK")
                 raise

@@ -154,7 +154,7 @@ def connect_writer(path: Path, timeout_s: float) -> sqlite3.Connection:
         db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = OFF")  # some builds zero deleted pages: wear for nothing
-    except BaseException:
+    except BaseException:  # closed, then raised again
         db.close()
         raise
     return db

@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from tests.bench.document_0_stack import __file__ as _stack_file
@@ -103,8 +102,7 @@ def stack_round(readings: int) -> dict[str, float]:
                 [sys.executable, "-m", Path(_stack_file).stem, str(port), str(database)],
                 cwd=Path(_stack_file).parent,
             )
-            until(database.exists, "the subscriber")
-            time.sleep(1.0)  # it has no way to say that its SUBACK came
+            until(Path(f"{database}.subscribed").exists, "the subscription")
             pids = (broker.pid, subscriber.pid)
             before = sum(map(_cpu_s, pids))
             result = _load(port, 100, readings // 100, IN_FLIGHT)

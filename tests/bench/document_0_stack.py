@@ -9,6 +9,7 @@ import json
 import sqlite3
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -39,6 +40,7 @@ def main(port: int, database: str) -> None:
 
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="artemis_subscriber")
     client.on_connect = lambda c, *_: c.subscribe("artemis/sensors/+", qos=1)
+    client.on_subscribe = lambda *_: Path(f"{database}.subscribed").touch()
     client.on_message = on_message
     client.connect("127.0.0.1", port)
     client.loop_forever()

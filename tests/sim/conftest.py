@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -11,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import need
 
 
 class Mosquitto:
@@ -30,7 +30,7 @@ class Mosquitto:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [_binary() or "mosquitto", "-c", str(self._config)],
+            [need("mosquitto"), "-c", str(self._config)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -52,15 +52,9 @@ class Mosquitto:
             self._process = None
 
 
-def _binary() -> str | None:
-    return shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-
-
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    if _binary() is None:
-        assert "CI" not in os.environ, "CI must have mosquitto"
-        pytest.skip("mosquitto is not installed")
+    need("mosquitto")
     broker = Mosquitto(tmp_path)
     broker.start()
     yield broker

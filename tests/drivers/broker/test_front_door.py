@@ -493,7 +493,7 @@ def test_a_silent_client_goes_after_one_and_a_half_keepalives():
             connected(place, "zero", keepalive=0) as zero,
         ):
             start = loop.time()
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.4)  # the ping after it must start the keepalive anew
             await quiet.ping()
             heard = loop.time()
             assert await quiet.closed() == b""
