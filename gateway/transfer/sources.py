@@ -33,6 +33,8 @@ LINE_BYTES_MAX = 64 * 1024
 """Longest line: the broker takes no longer message from a sensor either; a reading is 100-300 bytes."""
 EDGE_BYTES = 64 * 1024
 """How much of a file's beginning and end identifies it, beside its size: two reads, whatever it weighs."""
+BUFFER_BYTES = 64 * 1024
+"""Read from the card at once."""
 HEAD_BYTES = 4096
 """How much is looked at to tell a text from something else."""
 _GZIP = b"\x1f\x8b"
@@ -94,7 +96,9 @@ class Source:
         size_bytes: of the file, packed or not; None for standard input.
     """
 
-    def __init__(self, name: str, raw: io.FileIO, form: Format, options: Options) -> None:
+    def __init__(
+        self, name: str, file: io.BufferedReader[io.FileIO], raw: io.FileIO, form: Format, options: Options
+    ) -> None:
         """Look at the beginning; see `open_source` for what is raised."""
         self.name = name
         self.size_bytes = None if name == STDIN else os.fstat(raw.fileno()).st_size
@@ -102,9 +106,8 @@ class Source:
         self._form = form
         self._options = options
         self._offset = self._line = 0
-        buffered = io.BufferedReader(raw, HEAD_BYTES * 16)
-        packed = buffered.peek(2)[:2] == _GZIP
-        self._text = io.BufferedReader(gzip.GzipFile(fileobj=buffered)) if packed else buffered
+        packed = file.peek(len(_GZIP)).startswith(_GZIP)
+        self._text = io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else file
         with self._faults_named():
             _check_text(name, self._text.peek(HEAD_BYTES)[:HEAD_BYTES])
             self._columns, self._delimiter = self._read_header() if form == "csv" else ((), "")
@@ -245,17 +248,14 @@ def open_source(name: str, options: Options) -> Iterator[Source]:
             a header that lacks a column; names the file and the remedy.
     """
     form = options.format or _form(name)
-    if name == STDIN:
-        yield Source(name, io.FileIO(sys.stdin.fileno(), closefd=False), form, options)
-        return
     try:
-        raw = io.FileIO(name)
+        raw = io.FileIO(sys.stdin.fileno(), closefd=False) if name == STDIN else io.FileIO(name)
     except IsADirectoryError:
         raise ConfigError(f"{name} is a directory", hint="name the files in it, e.g. with *.csv") from None
     except OSError as error:
         raise ConfigError(f"Cannot read {name}: {error.strerror}") from error
-    with raw:
-        yield Source(name, raw, form, options)
+    with io.BufferedReader(raw, BUFFER_BYTES) as file:
+        yield Source(name, file, raw, form, options)
 
 
 def by_suffix(path: Path) -> Format | None:
