@@ -21,7 +21,7 @@ from gateway.core.validation import Rules, Trimmed, one_too_many, parse
 from gateway.ports import Clock
 from gateway.transfer.ledger import Counts, Ledger, Progress
 from gateway.transfer.rejects import RejectedRow, RejectFile
-from gateway.transfer.sources import STDIN, Options, Position, Row, Source, open_source
+from gateway.transfer.sources import STDIN, Options, Position, Row, Source, form_of, open_source
 from gateway.transfer.targets import Accepted, Target, open_target
 
 BATCH_ROWS_MAX = 1000
@@ -88,7 +88,9 @@ async def import_files(
         NetworkError: the gateway that runs on the store does not take readings.
     """
     for name in names:
-        if name != STDIN:
+        if name == STDIN:
+            form_of(name, options)
+        else:
             with open_source(name, options):
                 pass
     target = await open_target(config)

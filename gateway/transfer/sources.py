@@ -247,7 +247,6 @@ def open_source(name: str, options: Options) -> Iterator[Source]:
         ConfigError: missing, a directory, unreadable, empty, of unknown format, not text, or with
             a header that lacks a column; names the file and the remedy.
     """
-    form = options.format or _form(name)
     try:
         raw = io.FileIO(sys.stdin.fileno(), closefd=False) if name == STDIN else io.FileIO(name)
     except IsADirectoryError:
@@ -255,7 +254,7 @@ def open_source(name: str, options: Options) -> Iterator[Source]:
     except OSError as error:
         raise ConfigError(f"Cannot read {name}: {error.strerror}") from error
     with io.BufferedReader(raw, BUFFER_BYTES) as file:
-        yield Source(name, file, raw, form, options)
+        yield Source(name, file, raw, form_of(name, options), options)
 
 
 def by_suffix(path: Path) -> Format | None:
@@ -264,8 +263,13 @@ def by_suffix(path: Path) -> Format | None:
     return SUFFIXES.get(suffix.lower())
 
 
-def _form(name: str) -> Format:
-    form = by_suffix(Path(name))
+def form_of(name: str, options: Options) -> Format:
+    """The format that was asked for, or that the file's name tells.
+
+    Raises:
+        ConfigError: neither does.
+    """
+    form = options.format or by_suffix(Path(name))
     if form is None:
         what = "standard input" if name == STDIN else name
         raise ConfigError(

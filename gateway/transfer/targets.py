@@ -152,11 +152,13 @@ class BrokerTarget:
         Raises:
             NetworkError: the gateway does not answer any more, or another broker does.
         """
+        rest = batch
         if batch and not self._proved:
             await self._send(self._links[0], batch[0])
             self._prove(batch[0].reading)
+            rest = batch[1:]
         lanes: list[list[Accepted]] = [[] for _ in self._links]
-        for accepted in batch:  # one animal's readings stay in order
+        for accepted in rest:  # one animal's readings stay in order
             lanes[crc32(accepted.reading.cow_id.encode()) % len(lanes)].append(accepted)
         try:
             async with asyncio.TaskGroup() as senders:
