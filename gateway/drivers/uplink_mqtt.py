@@ -174,6 +174,7 @@ class MqttUplink:
             timeout=self._answer_s_max,
             clean_session=True,  # the outbox is the queue; a session upstream would hold a second one
         )
+        client.pending_calls_threshold = max(client.pending_calls_threshold, target.in_flight_max)
         try:
             await client.__aenter__()
         except ValueError as error:  # a host name that no DNS label can hold

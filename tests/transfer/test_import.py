@@ -11,6 +11,7 @@ import pytest
 from gateway.errors import ConfigError, StoreError
 from gateway.transfer.importing import BATCH_BYTES_MAX, BATCH_ROWS_MAX, batches
 from gateway.transfer.ledger import FILES_MAX, Ledger, Progress
+from gateway.transfer.rejects import RejectedRow, RejectFile
 from gateway.transfer.sources import LINE_BYTES_MAX, Options, Position, Row, open_source
 from tests.conftest import SHARED_DATA
 from tests.transfer.conftest import Barn
@@ -390,3 +391,34 @@ def test_a_real_heifers_day_is_imported_whole(barn: Barn) -> None:
     (done,) = barn.load(HEIFER, options=Options(temperature_c=38.6))
     assert (done.counts.read, done.counts.stored, done.counts.rejected) == (1404, 1404, {})
     assert {reading.temperature_c for reading in barn.readings()} == {38.6}
+
+
+def test_rejected_rows_behind_the_last_durable_batch_are_written_again_not_twice(tmp_path: Path) -> None:
+    def row(line: int) -> RejectedRow:
+        return RejectedRow("bad_type", "why", "day.csv", line, "original")
+
+    first = RejectFile(tmp_path / "day.csv", tmp_path)
+    first.add(row(2))
+    first.sync()
+    durable_bytes = first.size_bytes
+    first.add(row(5))
+    first.close()  # killed here: line 5 is in the file, its batch is not in the store
+    second = RejectFile(
+        tmp_path / "day.csv",
+        tmp_path,
+        resume=str(tmp_path / "day.csv.rejected.jsonl"),
+        size_bytes=durable_bytes,
+    )
+    second.add(row(5))
+    second.add(row(9))
+    second.close()
+    assert [line for line, _, _ in rejected(tmp_path / "day.csv")] == [2, 5, 9]
+    assert second.size_bytes == (tmp_path / "day.csv.rejected.jsonl").stat().st_size
+
+
+def test_rejected_rows_that_were_taken_away_meanwhile_are_kept_in_a_new_file(tmp_path: Path) -> None:
+    rejects = RejectFile(tmp_path / "day.csv", tmp_path, resume=str(tmp_path / "gone.jsonl"), size_bytes=500)
+    rejects.add(RejectedRow("bad_type", "why", "day.csv", 7, "original"))
+    rejects.close()
+    assert [line for line, _, _ in rejected(tmp_path / "day.csv")] == [7]
+    assert rejects.size_bytes == (tmp_path / "day.csv.rejected.jsonl").stat().st_size
