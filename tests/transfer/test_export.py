@@ -125,7 +125,7 @@ READINGS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rows=st.lists(READINGS, min_size=1, max_size=30, unique_by=lambda r: (r.cow_id, r.timestamp_ms)))
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl.gz"])
 def test_what_is_exported_and_imported_is_what_was_stored(rows: list[Reading], suffix: str) -> None:
