@@ -57,11 +57,8 @@ class Snapshot:
             self._db = connect_readonly(path, timeout_s)
             try:
                 self._db.execute("BEGIN")
-                check_usable(self._db, path, len(migrations()))  # its first SELECT fixes the instant
+                self.version = _version(self._db, path)  # its first SELECT fixes the instant
                 self.size_bytes = self._pragma("page_count") * self._pragma("page_size")
-                self.version = version_of(self._db)
-                if not self.version:
-                    raise StoreError(f"{path}: is empty", "start the gateway once")
             except BaseException:  # closed, then raised again
                 self._db.close()
                 raise
@@ -162,15 +159,23 @@ def check_copy(path: Path, version: int) -> None:
         sqlite3.Error: it cannot be read.
     """
     with contextlib.closing(connect_readonly(path, 5.0)) as db:
-        check_usable(db, path, len(migrations()))
-        if version_of(db) != version:
-            raise StoreError(f"{path}: has store version {version_of(db)}, not {version}")
+        found = _version(db, path)
+        if found != version:
+            raise StoreError(f"{path}: has store version {found}, not {version}")
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise StoreError(
                 f"{path}: the copy is damaged, quick_check says: {' '.join(str(verdict).split())}",
                 "look at the store itself: barn-gateway verify-store",
             )
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    check_usable(db, path, len(migrations()))
+    version = version_of(db)
+    if not version:
+        raise StoreError(f"{path}: is empty", "start the gateway once")
+    return version
 
 
 def remove_database(path: Path) -> None:
