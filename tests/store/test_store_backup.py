@@ -23,7 +23,7 @@ from gateway.store.migrations import APPLICATION_ID
 from gateway.store.snapshot import STEP_PAGES, Snapshot
 from tests.conftest import ROOT
 
-NIGHT = datetime(2025, 11, 25, 2, 0, 0)
+NIGHT = datetime.fromisoformat("2025-11-25T02:00:00")
 FIRST_MS = 1_764_000_000_000
 
 
@@ -292,7 +292,12 @@ def test_two_backups_into_one_folder_do_not_meet(db: Database, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "there is no store"), (b"", "is empty"), (b"\0" * 8192, "not a database"), (b"hello" * 999, "not a database")],
+    [
+        (None, "there is no store"),
+        (b"", "is empty"),
+        (b"\0" * 8192, "not a database"),
+        (b"hello" * 999, "not a database"),
+    ],
 )
 def test_what_is_no_store_is_not_backed_up(tmp_path: Path, content: bytes | None, said: str) -> None:
     store = tmp_path / "alert_state.db"
