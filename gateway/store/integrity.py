@@ -1,0 +1,127 @@
+"""What `verify-store` looks at (beside a running gateway, read-only), and what it finds.
+
+The main thread of a command. Each part reads in snapshots of its own, so that the log of a gateway
+that goes on writing can be reset between them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from gateway.errors import StoreError
+from gateway.store.faults import is_store_fault, store_error
+from gateway.store.migrations import check_usable, migrations, version_of
+from gateway.store.opening import connect_readonly, is_new
+
+FAULTS_MAX = 100
+"""Faults named of one kind; a card that has lost a megabyte would fill the screen."""
+
+_RESTORE = "restore a backup: barn-gateway restore FILE"
+_REFERENCES = (
+    ("hot", "animal", "readings", "animal"),
+    ("dirty WHERE hour > 0", "animal", "slices to be delivered", "animal"),
+)
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is looked at, done, of how many); 0 of 0 while that is not known."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that is not as it was written.
+
+    Args:
+        place: the file, and where in it.
+        what: what is wrong there.
+        remedy: what the operator can do.
+    """
+
+    place: str
+    what: str
+    remedy: str = _RESTORE
+
+
+def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -> list[Fault]:
+    """Everything that is wrong with a store or a backup; nothing is changed.
+
+    Raises:
+        StoreError: there is no such file, or it cannot be opened for other reasons than damage.
+    """
+    if not path.exists():
+        raise StoreError(f"{path}: there is no store", "start the gateway once, or check database.path")
+    try:
+        if is_new(path):
+            return [Fault(str(path), "the file is empty")]
+    except StoreError as error:
+        if path.is_file() and "cannot be read" not in error.message:
+            return [Fault(str(path), error.message.partition(": ")[2])]
+        raise
+    found: list[Fault] = []
+    try:
+        with closing(connect_readonly(path, 5.0)) as db:
+            check_usable(db, path, len(migrations()))
+            if not version_of(db):
+                return [Fault(str(path), "holds no tables: the gateway's first start was cut off")]
+            progress("pages", 0, 0)
+            found += _pages(db, path)
+            if not found:  # what stands on a broken page says nothing about the rest
+                found += _references(db, path, progress)
+    except sqlite3.Error as error:
+        found.append(_unreadable(path, error))
+    except StoreError as error:
+        found.append(Fault(str(path), error.message.removeprefix(f"{path}: "), error.hint or _RESTORE))
+    return found
+
+
+@contextmanager
+def one_snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """Everything read in the block belongs to one instant."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _pages(db: sqlite3.Connection, path: Path) -> list[Fault]:
+    """SQLite's own check of pages and indexes, and that no byte of the file is missing."""
+    rows = db.execute(f"PRAGMA integrity_check({FAULTS_MAX})").fetchall()
+    return [Fault(str(path), " ".join(str(row[0]).split())) for row in rows if row[0] != "ok"]
+
+
+def _references(db: sqlite3.Connection, path: Path, progress: Progress) -> list[Fault]:
+    found: list[Fault] = []
+    for number, (table, column, what, of) in enumerate(_REFERENCES):
+        progress("references", number, len(_REFERENCES) + 1)
+        rows = db.execute(
+            f"SELECT {column}, count(*) FROM {table} GROUP BY {column}"
+            f" HAVING {column} NOT IN (SELECT id FROM animals) LIMIT {FAULTS_MAX}"
+        )
+        name = table.partition(" ")[0]
+        found += [
+            Fault(
+                f"{path}, table {name}", f"{n} {what} of {of} number {animal}, which is not in table animals"
+            )
+            for animal, n in rows
+        ]
+    rows = db.execute(
+        "SELECT h.alert_id, count(*) FROM alert_history h LEFT JOIN alert_episodes a ON a.id = h.alert_id"
+        f" WHERE a.id IS NULL GROUP BY h.alert_id LIMIT {FAULTS_MAX}"
+    )
+    found += [
+        Fault(f"{path}, table alert_history", f"{n} steps of alert {alert}, which is not in alert_episodes")
+        for alert, n in rows
+    ]
+    return found
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> Fault:
+    if not is_store_fault(error):
+        raise error
+    fault = store_error(path, error)
+    return Fault(str(path), fault.message.removeprefix(f"{path}: "), _RESTORE)
