@@ -1,4 +1,4 @@
-"""`barn-gateway run | check | readings | alerts | replay | panel-off`.
+"""`barn-gateway run | check | readings | alerts | backup | restore | verify-store | replay | panel-off`.
 
 Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import panel, query, replay, run
+from gateway.cli import panel, query, replay, run, store_commands
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.core.detection import jobs_without_detectors
@@ -30,6 +30,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("readings")(query.readings)
 app.command("alerts")(query.alerts)
+app.command("backup")(store_commands.backup)
+app.command("restore")(store_commands.restore)
+app.command("verify-store")(store_commands.verify_store)
 app.command("replay")(replay.replay)
 app.command("panel-off")(panel.panel_off)
 

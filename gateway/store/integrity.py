@@ -22,10 +22,8 @@ FAULTS_MAX = 100
 """Faults named of one kind; a card that has lost a megabyte would fill the screen."""
 
 _RESTORE = "restore a backup: barn-gateway restore FILE"
-_REFERENCES = (
-    ("hot", "animal", "readings", "animal"),
-    ("dirty WHERE hour > 0", "animal", "slices to be delivered", "animal"),
-)
+_OF_ANIMALS = {"hot": "readings", "dirty": "slices to be delivered"}
+"""Tables with a column `animal`, and what their rows are; row (0, 0) of `dirty` is a counter."""
 
 Progress = Callable[[str, int, int], None]
 """Told (what is looked at, done, of how many); 0 of 0 while that is not known."""
@@ -91,22 +89,27 @@ def one_snapshot(db: sqlite3.Connection) -> Iterator[None]:
 def _pages(db: sqlite3.Connection, path: Path) -> list[Fault]:
     """SQLite's own check of pages and indexes, and that no byte of the file is missing."""
     rows = db.execute(f"PRAGMA integrity_check({FAULTS_MAX})").fetchall()
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or not log.stat().st_size:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        if path.stat().st_size % page_bytes:
+            rows.append(
+                (f"{path.stat().st_size} bytes long, but {pages} pages of {page_bytes} should be there",)
+            )
     return [Fault(str(path), " ".join(str(row[0]).split())) for row in rows if row[0] != "ok"]
 
 
 def _references(db: sqlite3.Connection, path: Path, progress: Progress) -> list[Fault]:
     found: list[Fault] = []
-    for number, (table, column, what, of) in enumerate(_REFERENCES):
-        progress("references", number, len(_REFERENCES) + 1)
+    for number, (table, what) in enumerate(_OF_ANIMALS.items()):
+        progress("references", number, len(_OF_ANIMALS) + 1)
         rows = db.execute(
-            f"SELECT {column}, count(*) FROM {table} GROUP BY {column}"
-            f" HAVING {column} NOT IN (SELECT id FROM animals) LIMIT {FAULTS_MAX}"
+            f"SELECT animal, count(*) FROM {table} WHERE animal NOT IN (SELECT id FROM animals)"
+            f" AND animal <> 0 GROUP BY animal LIMIT {FAULTS_MAX}"
         )
-        name = table.partition(" ")[0]
         found += [
-            Fault(
-                f"{path}, table {name}", f"{n} {what} of {of} number {animal}, which is not in table animals"
-            )
+            Fault(f"{path}, table {table}", f"{n} {what} of animal number {animal}, which is not in animals")
             for animal, n in rows
         ]
     rows = db.execute(

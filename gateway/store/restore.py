@@ -24,12 +24,15 @@ from gateway.store.backup import ROOM_RESERVE_BYTES, give_to, read_register, wri
 from gateway.store.faults import store_error
 from gateway.store.integrity import verify
 from gateway.store.migrations import migrate, migrations
-from gateway.store.opening import WriterLock, make_directory
+from gateway.store.opening import WriterLock, is_new, make_directory, probe
 from gateway.store.snapshot import Snapshot, remove_database, sync_directory
 
 RESTORING = ".restoring"
 """Ends the name of the new store until it is whole."""
 ASIDE = ".before-restore-"
+
+READERS_WAIT_S = 5.0
+"""How long a program that reads the store gets to finish before it is named."""
 
 _LEFT_ALONE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR})
 
@@ -206,10 +209,14 @@ def _put_in_place(new: Path, store: Path, aside: str, say: Callable[[str], None]
 def _fold_log(store: Path) -> None:
     """Everything committed stands in the one file; a damaged store is left as it is."""
     try:
-        with contextlib.closing(sqlite3.connect(store, timeout=5.0, isolation_level=None)) as db:
+        if is_new(store):
+            return
+        probe(store, READERS_WAIT_S)
+        with contextlib.closing(sqlite3.connect(store, timeout=READERS_WAIT_S, isolation_level=None)) as db:
             (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LEFT_ALONE:
+    except (sqlite3.Error, StoreError) as error:
+        cause = error if isinstance(error, sqlite3.Error) else error.__cause__
+        if getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _LEFT_ALONE:
             return
         raise
     if busy:
