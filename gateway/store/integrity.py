@@ -88,16 +88,41 @@ def one_snapshot(db: sqlite3.Connection) -> Iterator[None]:
 
 def _pages(db: sqlite3.Connection, path: Path) -> list[Fault]:
     """SQLite's own check of pages and indexes, and that no byte of the file is missing."""
-    rows = db.execute(f"PRAGMA integrity_check({FAULTS_MAX})").fetchall()
+    found: list[Fault] = []
+    try:
+        said = db.execute(f"PRAGMA integrity_check({FAULTS_MAX})").fetchall()
+        found += [Fault(str(path), " ".join(str(row[0]).split())) for row in said if row[0] != "ok"]
+        found += _length(db, path)
+    except sqlite3.DatabaseError as error:  # some damage ends the check before it has said where
+        if not is_store_fault(error):
+            raise
+        found += _unreadable_tables(db, path) or [_unreadable(path, error)]
+    return found
+
+
+def _length(db: sqlite3.Connection, path: Path) -> list[Fault]:
     log = path.with_name(path.name + "-wal")
-    if not log.exists() or not log.stat().st_size:
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-        if path.stat().st_size % page_bytes:
-            rows.append(
-                (f"{path.stat().st_size} bytes long, but {pages} pages of {page_bytes} should be there",)
-            )
-    return [Fault(str(path), " ".join(str(row[0]).split())) for row in rows if row[0] != "ok"]
+    size_bytes = path.stat().st_size
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+    if size_bytes % page_bytes and not (log.exists() and log.stat().st_size):
+        return [Fault(str(path), f"{size_bytes} bytes long, but has {pages} pages of {page_bytes}")]
+    return []
+
+
+def _unreadable_tables(db: sqlite3.Connection, path: Path) -> list[Fault]:
+    """Which tables break off when they are read from end to end, and where."""
+    found = []
+    tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rootpage").fetchall()
+    for (table,) in tables:
+        rows_n = 0
+        try:
+            for _ in db.execute(f'SELECT * FROM "{table}"'):
+                rows_n += 1
+        except sqlite3.DatabaseError as error:
+            what = f"{error}: cannot be read behind its first {rows_n} rows"
+            found.append(Fault(f"{path}, table {table}", what))
+    return found
 
 
 def _references(db: sqlite3.Connection, path: Path, progress: Progress) -> list[Fault]:
