@@ -8,13 +8,11 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from gateway.config import Config
+from gateway.core.integrity import Fault, Progress
 from gateway.store import backup, integrity
 from gateway.store import restore as restoring
 from gateway.store.backup import Backup
-from gateway.store.integrity import Fault
 from gateway.store.restore import Restored
-
-Progress = Callable[[str, int, int], None]
 
 
 def back_up(config: Config, folder: Path | None, progress: Progress) -> Backup:

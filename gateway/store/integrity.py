@@ -7,12 +7,10 @@ that goes on writing can be reset between them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-import msgspec
-
+from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
 from gateway.store.faults import is_store_fault, store_error
 from gateway.store.migrations import check_usable, migrations, version_of
@@ -21,26 +19,8 @@ from gateway.store.opening import connect_readonly, is_new
 FAULTS_MAX = 100
 """Faults named of one kind; a card that has lost a megabyte would fill the screen."""
 
-_RESTORE = "restore a backup: barn-gateway restore FILE"
 _OF_ANIMALS = {"hot": "readings", "dirty": "slices to be delivered"}
 """Tables with a column `animal`, and what their rows are; row (0, 0) of `dirty` is a counter."""
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is looked at, done, of how many); 0 of 0 while that is not known."""
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """One thing that is not as it was written.
-
-    Args:
-        place: the file, and where in it.
-        what: what is wrong there.
-        remedy: what the operator can do.
-    """
-
-    place: str
-    what: str
-    remedy: str = _RESTORE
 
 
 def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -> list[Fault]:
@@ -71,19 +51,8 @@ def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -
     except sqlite3.Error as error:
         found.append(_unreadable(path, error))
     except StoreError as error:
-        found.append(Fault(str(path), error.message.removeprefix(f"{path}: "), error.hint or _RESTORE))
+        found.append(Fault(str(path), error.message.removeprefix(f"{path}: "), error.hint or RESTORE))
     return found
-
-
-@contextmanager
-def one_snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    """Everything read in the block belongs to one instant."""
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
 
 
 def _pages(db: sqlite3.Connection, path: Path) -> list[Fault]:
@@ -152,4 +121,4 @@ def _unreadable(path: Path, error: sqlite3.Error) -> Fault:
     if not is_store_fault(error):
         raise error
     fault = store_error(path, error)
-    return Fault(str(path), fault.message.removeprefix(f"{path}: "), _RESTORE)
+    return Fault(str(path), fault.message.removeprefix(f"{path}: "), RESTORE)
