@@ -13,11 +13,15 @@ from pathlib import Path
 from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
 from gateway.store.faults import is_store_fault, store_error
+from gateway.store.integrity_packed import packed_faults
 from gateway.store.migrations import check_usable, migrations, version_of
 from gateway.store.opening import connect_readonly, is_new
 
 FAULTS_MAX = 100
 """Faults named of one kind; a card that has lost a megabyte would fill the screen."""
+
+PACKED_SINCE = 2
+"""The store version from which readings are packed; older backups have none."""
 
 _OF_ANIMALS = {"hot": "readings", "dirty": "slices to be delivered"}
 """Tables with a column `animal`, and what their rows are; row (0, 0) of `dirty` is a counter."""
@@ -48,6 +52,8 @@ def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -
             found += _pages(db, path)
             if not found:  # what stands on a broken page says nothing about the rest
                 found += _references(db, path, progress)
+                if version_of(db) >= PACKED_SINCE:
+                    found += packed_faults(db, path, progress)
     except sqlite3.Error as error:
         found.append(_unreadable(path, error))
     except StoreError as error:

@@ -20,6 +20,7 @@ import msgspec
 
 from gateway.core.backups import farm_beside
 from gateway.errors import ChecksFailedError, StoreError
+from gateway.store import newest
 from gateway.store.backup import ROOM_RESERVE_BYTES, give_to, read_register, write_whole
 from gateway.store.faults import store_error
 from gateway.store.integrity import verify
@@ -179,8 +180,11 @@ def _prepare(source: Path, new: Path, owner: tuple[int, int]) -> tuple[str, int,
 
 
 def _contents(db: sqlite3.Connection) -> tuple[int, int | None]:
-    n, newest_ms = db.execute("SELECT count(*), max(ts_ms) FROM hot").fetchone()
-    return n, newest_ms
+    """Readings in both of their homes, and the newest instant."""
+    (hot_n,) = db.execute("SELECT count(*) FROM hot").fetchone()
+    (packed_n,) = db.execute("SELECT ifnull(sum(rows_n), 0) FROM chunks").fetchone()
+    last = newest.recent(db, None, 1)
+    return hot_n + packed_n, last[0].timestamp_ms if last else None
 
 
 def _put_in_place(new: Path, store: Path, aside: str, say: Callable[[str], None]) -> Path | None:
