@@ -115,31 +115,38 @@ class Backups:
     async def _attempt(self, now: datetime) -> Finding | None:
         trusted = self._clock.trusted()
         try:
-            made = await asyncio.to_thread(self._work, now, trusted=trusted)
+            made = await asyncio.to_thread(self._make, now)
+            if made is None:
+                return None
+            self._tell(made)
+            if trusted:  # a clock that is years ahead would call every backup old
+                await asyncio.to_thread(self._expire, now)
         except StoreError as error:
             return None if self._stop.is_set() else self._failure(error)
-        if made is None:
-            return None
-        self.done += 1
         self.last_error = None
-        self.last_path = made.path
-        logger.info("Backup created: %s", made.path)
-        if made.given_up:
-            logger.warning("No room for all backups in %s; gone: %s", self._folder, ", ".join(made.given_up))
         return self._finding(present=False, sentence=f"Backup created: {made.path}")
 
-    def _work(self, now: datetime, *, trusted: bool) -> backup.Backup | None:
-        """In the worker thread: everything that touches the folder."""
+    def _make(self, now: datetime) -> backup.Backup | None:
+        """In the worker thread, like all that touches the folder."""
         stem = self._store.stem
         self._newest = law.newest(backup.names(self._folder), now, stem)
         if not law.backup_due(now, self._newest, self._at):
             return None
         made = backup.create(self._store, self._folder, now, farm=self._farm, look=self._look)
         self._newest = law.store_time(made.path.name, stem) or now
-        if trusted:  # a clock that is years ahead would call every backup old
-            old = law.expired(backup.names(self._folder), now, self._keep_days, stem=stem)
-            backup.delete(self._folder, old)
         return made
+
+    def _expire(self, now: datetime) -> None:
+        """Only now, so that there is always a good one."""
+        old = law.expired(backup.names(self._folder), now, self._keep_days, stem=self._store.stem)
+        backup.delete(self._folder, old)
+
+    def _tell(self, made: backup.Backup) -> None:
+        self.done += 1
+        self.last_path = made.path
+        logger.info("Backup created: %s", made.path)
+        if made.given_up:
+            logger.warning("No room for all backups in %s; gone: %s", self._folder, ", ".join(made.given_up))
 
     def _look(self, _left: int, _total: int) -> None:
         if self._stop.is_set():

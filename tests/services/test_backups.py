@@ -192,6 +192,25 @@ def test_a_failure_is_one_line_and_one_alert_until_a_backup_succeeds(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
+def test_an_old_backup_that_cannot_be_deleted_is_told_and_the_new_one_stands(
+    barn: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story(night: Night) -> None:
+        (night.folder / "alert_state_20251101_020000.db").mkdir(parents=True)
+        told = await night.tick()
+        assert told is not None
+        assert told.present
+        assert (night.part.done, night.part.failed) == (1, 1)
+        assert "alert_state_20251125_020000.db" in night.names()
+        night.clock.forward(2 * RETRY_S)
+        assert await night.tick() is None, "the night has its backup"
+
+    barn("2025-11-25T02:00:00", story)
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
+
+
 def test_a_run_never_overlaps_itself_and_tick_does_not_wait_for_it(barn: Callable[..., None]) -> None:
     async def story(night: Night) -> None:
         held = threading.Event()
