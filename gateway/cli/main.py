@@ -1,4 +1,4 @@
-"""`barn-gateway run | check | readings | alerts | import | export | replay | panel-off`.
+"""`barn-gateway run`, what looks into a store, and what keeps it: see `barn-gateway --help`.
 
 Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
 """
@@ -15,7 +15,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from gateway import __version__
-from gateway.cli import panel, query, replay, run, transfer
+from gateway.cli import panel, query, replay, run, store_commands, transfer
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.core.detection import jobs_without_detectors
@@ -54,6 +54,9 @@ app.command("readings")(quiet_when_unread(query.readings))
 app.command("alerts")(quiet_when_unread(query.alerts))
 app.command("import")(transfer.import_)
 app.command("export")(quiet_when_unread(transfer.export))
+app.command("backup")(store_commands.backup)
+app.command("restore")(store_commands.restore)
+app.command("verify-store")(store_commands.verify_store)
 app.command("replay")(replay.replay)
 app.command("panel-off")(panel.panel_off)
 
