@@ -166,7 +166,7 @@ def test_a_store_that_cannot_be_read_keeps_the_hours(barn, monkeypatch):
         raise StoreError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "herd_history", broken)
+        patch.setattr(stored, "herd_table", broken)
         with pytest.raises(StoreError):
             barn.run()
     assert told(barn.run(), "fever")
@@ -182,8 +182,6 @@ def test_windows_are_rebuilt_from_the_store_and_the_last_hour_judged_again(tmp_p
         found = barn.run()
         assert {f.subject for f in told(found, "fever")} == {"A", "OLD"}
         assert not told(found, "silence")  # timers start at boot
-        while barn.detect._bin_hours:
-            barn.run()
         barn.commit(living("A", range(6 * 1440 + 1, 6 * 1440 + 100), rise_c=1.3))
         own = [f for f in told(barn.run(), "fever") if f.detail == "above_own_baseline"]
         assert own
