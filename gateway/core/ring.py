@@ -48,11 +48,11 @@ class MinuteRing(AnimalRows):
         """Newest minute of each animal, -1 if there is none."""
 
     def write(self, rows: Int64, timestamps_ms: Int64, values: Float64) -> Int64:
-        """Take up readings, ascending in time; what is older than the ring is left out.
+        """Take up readings; what is older than the ring is left out.
 
         Args:
             rows: animal of each reading.
-            timestamps_ms: UTC epoch ms.
+            timestamps_ms: UTC epoch ms, ascending for each animal.
             values: [n, 5]: temperature °C, three axes g, reported motion g (NaN = not sent).
 
         Returns:

@@ -95,6 +95,16 @@ class Windows:
     def _books(self) -> tuple[AnimalRows, ...]:
         return (self._ring, self._due, self._arrivals, self._rejects, self._bins)
 
+    def reserve(self, animals_n: int) -> None:
+        """Make room for that many animals at once (60 ms for 1000 by doubling from 64), if allowed."""
+        capacity = self._capacity
+        while capacity < min(animals_n, self._animals_max):
+            capacity = min(2 * capacity, self._animals_max)
+        if capacity > self._capacity:
+            self._capacity = capacity
+            for book in self._books():
+                book.grow(capacity)
+
     def _row(self, cow_id: str) -> int | None:
         """Row of an animal, made if there is room; None beyond the bound."""
         row = self._row_of.get(cow_id)
@@ -102,10 +112,7 @@ class Windows:
             return row
         if len(self._names) >= self._animals_max:
             return None
-        if len(self._names) == self._capacity:
-            self._capacity = min(2 * self._capacity, self._animals_max)
-            for book in self._books():
-                book.grow(self._capacity)
+        self.reserve(len(self._names) + 1)
         row = self._row_of[cow_id] = len(self._names)
         self._names.append(cow_id)
         return row
@@ -148,41 +155,26 @@ class Windows:
         self._add_motion(self._ring.motion_after(opened))
         self._mark(rows, minutes)
 
-    def load_herd(
-        self,
-        cow_ids: Sequence[str],
-        cow: Indices,
-        timestamps_ms: Int64,
-        values: Float64,
-        *,
-        pending_from_minute: Int64 | None = None,
-    ) -> None:
-        """Take up stored readings of many animals: no arrivals, and nothing for the hourly bins.
+    def load_herd(self, cow_ids: Sequence[str], cow: Indices, timestamps_ms: Int64, values: Float64) -> None:
+        """Take up stored readings of many animals: no arrivals, nothing to judge, nothing for the bins.
 
         The one thing they add to a bin is the motion of a minute that was fed before them and had
         to wait for the minute before it.
 
         Args:
-            cow_ids: the animals.
+            cow_ids: the animals; those without room are left out.
             cow: index into `cow_ids`, one a reading.
-            timestamps_ms: ascending (over several calls too), UTC epoch ms.
+            timestamps_ms: UTC epoch ms, ascending for each animal, over several calls too.
             values: [n, 5]: temperature °C, three axes g, reported motion g (NaN = not sent).
-            pending_from_minute: one an animal; readings from there on wait to be judged (after a
-                restart nobody knows whether they were). None = none do.
         """
         rows, held = self._rows(cow_ids, cow)
-        timestamps_ms = timestamps_ms[held]
-        self._add_motion(self._ring.motion_after(self._ring.write(rows, timestamps_ms, values[held])))
-        if pending_from_minute is not None:
-            minutes = timestamps_ms // MS_PER_MINUTE
-            recent = minutes >= pending_from_minute[cow[held]]
-            self._mark(rows[recent], minutes[recent])
+        self._add_motion(self._ring.motion_after(self._ring.write(rows, timestamps_ms[held], values[held])))
 
     def load_bins(self, cow_ids: Sequence[str], cow: Indices, stored: StoredHours) -> None:
         """Add stored hours to the bins; every reading is told once, here or through `feed`.
 
         Args:
-            cow_ids: the animals.
+            cow_ids: the animals; those without room are left out.
             cow: index into `cow_ids`, one an hour.
             stored: the hours.
         """
@@ -271,10 +263,11 @@ class Windows:
         return Pending(tuple(live), late)
 
     def give_back(self, spans: Sequence[Span]) -> None:
-        """Return spans that were not judged after all."""
-        for span in spans:
-            row = np.array([self._row_of[span.cow_id]] * 2)
-            self._mark(row, np.array([span.from_minute, span.to_minute]))
+        """Return spans that were not judged, or of which nobody knows; unknown animals are left out."""
+        spans = [span for span in spans if span.cow_id in self._row_of]
+        rows = np.array([self._row_of[span.cow_id] for span in spans], np.int64)
+        self._mark(rows, np.array([span.from_minute for span in spans], np.int64))
+        self._mark(rows, np.array([span.to_minute for span in spans], np.int64))
 
     def steps(self, spans: Sequence[Span], step_minutes: int) -> list[int]:
         """First minutes of the steps in which any of the spans holds data, ascending.

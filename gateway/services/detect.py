@@ -80,7 +80,7 @@ class Detect:
         self._last: _State | None = None
         self._rebuild: Rebuild | None = None
         self.counters: Counter[str] = Counter()
-        """runs, steps, late_hours, carried_over, failures: for /metrics."""
+        """runs, steps, late_hours, carried_over, failures, unread (pieces of a rebuild): for /metrics."""
 
     # -- on the loop -----------------------------------------------------------------------------
 
@@ -116,19 +116,22 @@ class Detect:
         """
         held = await asyncio.to_thread(self._database.hold_now)
         self._rebuild = Rebuild(held, self._windows, self._feeding)
+        await asyncio.to_thread(self._rebuild.make_room)
         return self._rebuild
 
     async def rebuild(self) -> None:
         """Fill the windows from what `begin` took hold of, while readings are fed already.
 
         The last hour of each animal is judged again, because nobody knows whether it was; the
-        alert law passes over what it has heard before.
+        alert law passes over what it has heard before. What cannot be read is told in the log and
+        counted, and the rest is loaded.
 
         Raises:
-            StoreError: the store cannot be read, or `close` was called.
+            StoreError: nothing can be read, or `close` was called.
         """
         rebuild = self._rebuild or await self.begin()
         await asyncio.to_thread(rebuild.run)
+        self.counters["unread"] += rebuild.unread_n
 
     def close(self) -> None:
         """Let go of the store; a rebuild that runs ends within a piece (about 0.1 s)."""

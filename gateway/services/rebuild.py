@@ -14,21 +14,21 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from gateway.core.baselines import BINS, HOURS_PER_DAY, MINUTES_PER_HOUR, StoredHours
 from gateway.core.detection import taints
-from gateway.core.herd import MS_PER_MINUTE
-from gateway.core.readings import Reading
+from gateway.core.herd import MS_PER_MINUTE, Span
+from gateway.core.instants import iso_utc
 from gateway.core.ring import RING_MINUTES
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, Windows
+from gateway.errors import StoreError
 from gateway.store import alerts
 from gateway.store import readings as stored
-from gateway.store.database import Snapshot
+from gateway.store.database import Connection, Snapshot
 from gateway.store.rollups import hourly
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ SILENT_HOURS_MAX = RING_MINUTES
 HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
 _COLUMNS = ("n", "temperature_mean_c", "motion_n", "motion_mean_g")
 
-Int64 = npt.NDArray[np.int64]
+
+T = TypeVar("T")
 
 
 class Rebuild:
@@ -60,21 +61,36 @@ class Rebuild:
         self._held = held
         self._windows = windows
         self._feeding = feeding
+        self.unread_n = 0
+        """Pieces (an hour of the herd, a day of bins) that could not be read."""
+
+    def make_room(self) -> None:
+        """Rows for the animals of the store, before anybody feeds: growing takes longer than a hold.
+
+        Raises:
+            StoreError: the store cannot be read; it is let go.
+        """
+        try:
+            animals_n = self._held.read_now(stored.animal_count)
+        except StoreError:
+            self._held.close()
+            raise
+        with self._feeding:
+            self._windows.reserve(animals_n)
 
     def run(self) -> None:
         """Fill the windows, once.
 
         Raises:
-            StoreError: the store cannot be read, or `close` was called.
+            StoreError: no animal can be read, or `close` was called.
         """
         started_s = time.perf_counter()
         try:
-            newest = self._held.read_now(partial(stored.latest, limit=ANIMALS_MAX))
-            if not newest:
+            last_hours = self._held.read_now(lambda db: stored.last_hours(db, ANIMALS_MAX))
+            if not last_hours:
                 return
-            last_hour = newest[0].timestamp_ms // HOUR_MS
-            herd_hour = _herd_hour(newest)
-            readings_n = self._fill_ring(newest, herd_hour, last_hour)
+            herd_hour, last_hour = _herd_hour(last_hours), max(last_hours.values())
+            readings_n = self._fill_ring(last_hours, herd_hour, last_hour)
             first_hour = herd_hour - BINS + 1
             hours_n = self._fill_bins(first_hour, last_hour)
             self._taint(first_hour)
@@ -92,37 +108,38 @@ class Rebuild:
         """Let go of the store; a `run` in another thread ends with a StoreError."""
         self._held.close()
 
-    def _fill_ring(self, newest: Sequence[Reading], herd_hour: int, last_hour: int) -> int:
-        pending_from = {r.cow_id: r.timestamp_ms // MS_PER_MINUTE - LEAD_MINUTES for r in newest}
+    def _fill_ring(self, last_hours: dict[str, int], herd_hour: int, last_hour: int) -> int:
         first_hour = herd_hour - RING_MINUTES // MINUTES_PER_HOUR
+        newest: dict[str, int] = {}
         readings_n = 0
         for hour in range(first_hour, last_hour + 1):
-            readings_n += self._load(hour, hour + 1, None, pending_from)
+            readings_n += self._load(range(hour, hour + 1), None, newest)
         # Animals that were last heard of before that: dead collars, test messages of other years.
         silent: dict[int, list[str]] = defaultdict(list)
-        for reading in newest:
-            if reading.timestamp_ms < first_hour * HOUR_MS:
-                silent[reading.timestamp_ms // HOUR_MS].append(reading.cow_id)
+        for cow_id, hour in last_hours.items():
+            if hour < first_hour:
+                silent[hour].append(cow_id)
         for hour in sorted(silent)[-SILENT_HOURS_MAX:]:
-            readings_n += self._load(hour - 1, hour + 1, silent[hour], pending_from)
+            readings_n += self._load(range(hour - 1, hour + 1), silent[hour], newest)
+        spans = [Span(cow_id, minute - LEAD_MINUTES, minute) for cow_id, minute in newest.items()]
+        with self._feeding:
+            self._windows.give_back(spans)
         return readings_n
 
-    def _load(
-        self, from_hour: int, to_hour: int, cow_ids: Sequence[str] | None, pending_from: dict[str, int]
-    ) -> int:
-        from_ms, to_ms = from_hour * HOUR_MS, to_hour * HOUR_MS
-        table = self._held.read_now(lambda db: stored.herd_table(db, from_ms, to_ms, cow_ids))
-        # An animal beyond ANIMALS_MAX is in no list and has no row either.
-        pending = np.array([pending_from.get(cow_id, np.iinfo(np.int64).max) for cow_id in table.cow_ids])
-        for start in range(0, len(table.cow), ROWS_PER_HOLD):
-            part = slice(start, start + ROWS_PER_HOLD)
+    def _load(self, hours: range, cow_ids: Sequence[str] | None, newest: dict[str, int]) -> int:
+        """Readings of some hours into the rings; notes the newest minute of each animal."""
+        table = self._read(
+            lambda db: stored.herd_table(db, hours.start * HOUR_MS, hours.stop * HOUR_MS, cow_ids), hours
+        )
+        if table is None:
+            return 0
+        last_ms = np.zeros(len(table.cow_ids), np.int64)
+        np.maximum.at(last_ms, table.cow, table.timestamp_ms)
+        newest.update(zip(table.cow_ids, (last_ms // MS_PER_MINUTE).tolist(), strict=True))
+        for part in _parts(len(table.cow)):
             with self._feeding:
                 self._windows.load_herd(
-                    table.cow_ids,
-                    table.cow[part],
-                    table.timestamp_ms[part],
-                    table.values[part],
-                    pending_from_minute=pending,
+                    table.cow_ids, table.cow[part], table.timestamp_ms[part], table.values[part]
                 )
         return len(table.cow)
 
@@ -132,17 +149,35 @@ class Rebuild:
         while to_hour > first_hour:
             # Whole UTC days, as the store keeps them.
             from_hour = max(first_hour, (to_hour - 1) // HOURS_PER_DAY * HOURS_PER_DAY)
-            table = self._held.read_now(
-                partial(hourly, from_hour=from_hour, to_hour=to_hour, columns=_COLUMNS)
-            )
-            hours = StoredHours(table.hour, *(table.values[name] for name in _COLUMNS))
-            for start in range(0, len(table.cow), ROWS_PER_HOLD):
-                part = slice(start, start + ROWS_PER_HOLD)
-                with self._feeding:
-                    self._windows.load_bins(table.cow_ids, table.cow[part], hours.where(part))
-            hours_n += len(table.cow)
+            hours_n += self._load_bins(range(from_hour, to_hour))
             to_hour = from_hour
         return hours_n
+
+    def _load_bins(self, hours: range) -> int:
+        table = self._read(lambda db: hourly(db, hours.start, hours.stop, _COLUMNS), hours)
+        if table is None:
+            return 0
+        stored_hours = StoredHours(table.hour, *(table.values[name] for name in _COLUMNS))
+        for part in _parts(len(table.cow)):
+            with self._feeding:
+                self._windows.load_bins(table.cow_ids, table.cow[part], stored_hours.where(part))
+        return len(table.cow)
+
+    def _read(self, work: Callable[[Connection], T], hours: range) -> T | None:
+        """A piece of the store; None if it is damaged: half a memory watches better than none."""
+        try:
+            return self._held.read_now(work)
+        except StoreError as error:
+            if self._held.closed:
+                raise
+            self.unread_n += 1
+            logger.error(  # noqa: TRY400 - a fault of the card, no bug
+                "Detectors start without %s to %s: %s",
+                iso_utc(hours.start * HOUR_MS),
+                iso_utc(hours.stop * HOUR_MS),
+                error,
+            )
+            return None
 
     def _taint(self, first_hour: int) -> None:
         """Alarm spans of the last 15 days, in data time: from onset to the last judgement."""
@@ -155,7 +190,12 @@ class Rebuild:
                     )
 
 
-def _herd_hour(newest: Sequence[Reading]) -> int:
-    """The middle of the last hours of all animals heard lately; `newest` is newest first."""
-    hours = np.array([reading.timestamp_ms // HOUR_MS for reading in newest])
-    return int(np.median(hours[hours > hours[0] - HERD_HOURS]))
+def _parts(rows_n: int) -> Iterator[slice]:
+    for start in range(0, rows_n, ROWS_PER_HOLD):
+        yield slice(start, start + ROWS_PER_HOLD)
+
+
+def _herd_hour(last_hours: dict[str, int]) -> int:
+    """The middle of the last hours of all animals heard lately."""
+    hours = np.array(list(last_hours.values()))
+    return int(np.median(hours[hours > hours.max() - HERD_HOURS]))

@@ -296,6 +296,11 @@ class Snapshot:
             db.execute("ROLLBACK")
             raise
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been let go."""
+        return self._db is None
+
     def read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` over it, in the caller's thread.
 

@@ -372,3 +372,10 @@ def herd_table(
         timestamp_ms=table[:, 1].astype(np.int64),
         values=table[:, 2:] / np.array([100, 1000, 1000, 1000, 1000]),
     )
+
+
+def last_hours(db: sqlite3.Connection, limit: int) -> dict[str, int]:
+    """The hour (since 1970) of each animal's newest reading, newest first, at most `limit` animals."""
+    return dict(
+        db.execute("SELECT cow_id, last_hour FROM animals ORDER BY last_hour DESC, id LIMIT ?", (limit,))
+    )
