@@ -26,7 +26,7 @@ from gateway.core.severity import Severity
 from gateway.core.windows import ANIMALS_MAX, Windows
 from gateway.ports import Clock
 from gateway.services.rebuild import Rebuild
-from gateway.store import readings as stored
+from gateway.store import herd
 from gateway.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Detect:
         """
         held = await asyncio.to_thread(self._database.hold_now)
         self._rebuild = Rebuild(held, self._windows, self._feeding)
-        await asyncio.to_thread(self._rebuild.make_room)
+        await asyncio.to_thread(self._rebuild.prepare)
         return self._rebuild
 
     async def rebuild(self) -> None:
@@ -318,6 +318,6 @@ class Detect:
         # Only animals with a row in the live windows: theirs are the baselines.
         animals = self._windows.animals
         table = self._database.read_now(
-            lambda db: stored.herd_table(db, hour * HOUR_MS, (hour + 1) * HOUR_MS, animals)
+            lambda db: herd.herd_table(db, hour * HOUR_MS, (hour + 1) * HOUR_MS, animals)
         )
         windows.load_herd(table.cow_ids, table.cow, table.timestamp_ms, table.values)

@@ -26,8 +26,7 @@ from gateway.core.instants import iso_utc
 from gateway.core.ring import RING_MINUTES
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, Windows
 from gateway.errors import StoreError
-from gateway.store import alerts
-from gateway.store import readings as stored
+from gateway.store import alerts, herd
 from gateway.store.database import Connection, Snapshot
 from gateway.store.rollups import hourly
 
@@ -61,36 +60,36 @@ class Rebuild:
         self._held = held
         self._windows = windows
         self._feeding = feeding
+        self._last_hours: dict[str, int] = {}
         self.unread_n = 0
         """Pieces (an hour of the herd, a day of bins) that could not be read."""
 
-    def make_room(self) -> None:
-        """Rows for the animals of the store, before anybody feeds: growing takes longer than a hold.
+    def prepare(self) -> None:
+        """Learn of the animals and make room for them before anybody feeds: it takes longer than a hold.
 
         Raises:
-            StoreError: the store cannot be read; it is let go.
+            StoreError: the store cannot be read; the snapshot is closed.
         """
         try:
-            animals_n = self._held.read_now(stored.animal_count)
+            self._last_hours = self._held.read_now(lambda db: herd.last_hours(db, ANIMALS_MAX))
         except StoreError:
             self._held.close()
             raise
         with self._feeding:
-            self._windows.reserve(animals_n)
+            self._windows.reserve(len(self._last_hours))
 
     def run(self) -> None:
         """Fill the windows, once.
 
         Raises:
-            StoreError: no animal can be read, or `close` was called.
+            StoreError: the alerts cannot be read, or `close` was called.
         """
         started_s = time.perf_counter()
         try:
-            last_hours = self._held.read_now(lambda db: stored.last_hours(db, ANIMALS_MAX))
-            if not last_hours:
+            if not self._last_hours:
                 return
-            herd_hour, last_hour = _herd_hour(last_hours), max(last_hours.values())
-            readings_n = self._fill_ring(last_hours, herd_hour, last_hour)
+            herd_hour, last_hour = _herd_hour(self._last_hours), max(self._last_hours.values())
+            readings_n = self._fill_ring(herd_hour, last_hour)
             first_hour = herd_hour - BINS + 1
             hours_n = self._fill_bins(first_hour, last_hour)
             self._taint(first_hour)
@@ -108,7 +107,7 @@ class Rebuild:
         """Let go of the store; a `run` in another thread ends with a StoreError."""
         self._held.close()
 
-    def _fill_ring(self, last_hours: dict[str, int], herd_hour: int, last_hour: int) -> int:
+    def _fill_ring(self, herd_hour: int, last_hour: int) -> int:
         first_hour = herd_hour - RING_MINUTES // MINUTES_PER_HOUR
         newest: dict[str, int] = {}
         readings_n = 0
@@ -116,7 +115,7 @@ class Rebuild:
             readings_n += self._load(range(hour, hour + 1), None, newest)
         # Animals that were last heard of before that: dead collars, test messages of other years.
         silent: dict[int, list[str]] = defaultdict(list)
-        for cow_id, hour in last_hours.items():
+        for cow_id, hour in self._last_hours.items():
             if hour < first_hour:
                 silent[hour].append(cow_id)
         for hour in sorted(silent)[-SILENT_HOURS_MAX:]:
@@ -129,7 +128,7 @@ class Rebuild:
     def _load(self, hours: range, cow_ids: Sequence[str] | None, newest: dict[str, int]) -> int:
         """Readings of some hours into the rings; notes the newest minute of each animal."""
         table = self._read(
-            lambda db: stored.herd_table(db, hours.start * HOUR_MS, hours.stop * HOUR_MS, cow_ids), hours
+            lambda db: herd.herd_table(db, hours.start * HOUR_MS, hours.stop * HOUR_MS, cow_ids), hours
         )
         if table is None:
             return 0

@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.store.readings import HOUR_MS, herd_table
+from gateway.store.herd import herd_table
 
 MS_PER_MINUTE = 60_000
 MINUTES_PER_HOUR = 60
+HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
 
 
 class HourlyTable(msgspec.Struct, frozen=True, eq=False):

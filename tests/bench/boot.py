@@ -112,6 +112,8 @@ async def rebuild(path: Path) -> dict[str, float]:
     windows = Windows()
     work = Rebuild(database.hold_now(), windows, lock)
     before_mb, cpu_s, began_s = _rss_mb("VmRSS"), time.process_time(), time.perf_counter()
+    work.prepare()
+    lock.held_s_max = 0.0  # nobody feeds yet
     running = asyncio.create_task(asyncio.to_thread(work.run))
     lags_s = []
     while not running.done():

@@ -11,6 +11,7 @@ from gateway.core.windows import Windows
 from gateway.errors import StoreError
 from gateway.services import detect as module
 from gateway.services.detect import Detect
+from gateway.store import herd
 from gateway.store import readings as stored
 from gateway.store.database import Database
 from tests.herd_maker import START, living, normal, reading, told
@@ -166,7 +167,7 @@ def test_a_store_that_cannot_be_read_keeps_the_hours(barn, monkeypatch):
         raise StoreError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "herd_table", broken)
+        patch.setattr(herd, "herd_table", broken)
         with pytest.raises(StoreError):
             barn.run()
     assert told(barn.run(), "fever")

@@ -192,20 +192,20 @@ def test_baselines_after_a_restart_equal_those_before_it_alarm_hours_included(st
 
 def test_what_is_fed_while_the_windows_are_rebuilt_counts_once(start, monkeypatch):
     cows = [f"C{i}" for i in range(12)]
-    all_of = {cow: living(cow, range(-30 * 60, 60)) for cow in cows}
+    all_of = {cow: living(cow, range(-30 * 60, 61)) for cow in cows}
     barn = start()
     for made in all_of.values():
         barn.store(made[: 30 * 60])
     monkeypatch.setattr(module, "ROWS_PER_HOLD", 97)  # pieces end anywhere, in minutes too
-    barn_windows, fed = barn.windows, iter(range(30 * 60, 30 * 60 + 60))
+    barn_windows, fed = barn.windows, iter(range(30 * 60, 30 * 60 + 61))
 
     def one_more():
         minute = next(fed, None)
         if minute is not None:
-            # Every animal's next minute, and for one of them a gap that closes out of order.
+            # Every animal's next minute; of one of them every third comes after the one that follows.
             made = [all_of[cow][minute] for cow in cows if not (cow == "C3" and minute % 3 == 1)]
-            if minute % 3 == 2:
-                made.append(all_of["C3"][minute - 1])
+            if minute % 3 == 0:
+                made += [all_of["C3"][minute - 2]] if minute > 30 * 60 else []
             barn.commit(made)
 
     async def main():
@@ -227,7 +227,7 @@ def test_what_is_fed_while_the_windows_are_rebuilt_counts_once(start, monkeypatc
     barn.close()
     again = start()
     timed(again.detect.rebuild())
-    assert len(bins_of(barn_windows)) == 12 * 31
+    assert len(bins_of(barn_windows)) == 12 * 32
     assert_same_bins(barn_windows, again.windows)
     assert_same_rings(barn_windows, again.windows)
 
