@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-BLOCK_ROWS = 8192
-"""Rows turned into arrays at a time: 8192 × 7 Python numbers are about 2 MB, whatever is asked for."""
+from gateway.store import spans
+
+_COLUMNS = ("temperature_c", "fxa_g", "mya_g", "rza_g", spans.REPORTED)
 
 
 class HerdTable(msgspec.Struct, frozen=True, eq=False):
-    """Readings of many animals in the order of their instants, one entry each.
+    """Readings of many animals, by animal and instant, one entry each.
 
     Args:
         cow_ids: the animals that are in it.
@@ -31,34 +31,25 @@ class HerdTable(msgspec.Struct, frozen=True, eq=False):
 
 
 def herd_table(
-    db: sqlite3.Connection, from_ms: int, to_ms: int, cow_ids: Iterable[str] | None = None
+    db: sqlite3.Connection, from_ms: int, to_ms: int, cow_ids: Collection[str] | None = None
 ) -> HerdTable:
-    """Readings with from_ms ≤ instant < to_ms of these animals (None: all), in one pass over `hot`."""
-    query = (
-        "SELECT animal, ts_ms, temperature_centi, fxa_milli, mya_milli, rza_milli, motion_milli"
-        " FROM hot WHERE ts_ms >= ? AND ts_ms < ?"
-    )
-    bound: tuple[object, ...] = (from_ms, to_ms)
+    """Readings with from_ms ≤ instant < to_ms of these animals (None: all).
+
+    Raises:
+        ChunkError: a packed hour is damaged.
+    """
+    names: dict[int, str] = dict(db.execute("SELECT id, cow_id FROM animals"))
+    animals = None
     if cow_ids is not None:
-        query += " AND animal IN (SELECT id FROM animals WHERE cow_id IN (SELECT value FROM json_each(?)))"
-        bound = (*bound, json.dumps(list(cow_ids)))
-    rows = db.execute(f"{query} ORDER BY ts_ms, animal", bound)
-    blocks = []
-    while block := rows.fetchmany(BLOCK_ROWS):
-        blocks.append(np.array(block, dtype=np.float64))  # None becomes NaN
-    table = np.concatenate(blocks) if blocks else np.empty((0, 7))
-    animals, cow = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
-    names = dict(
-        db.execute(
-            "SELECT id, cow_id FROM animals WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(animals.tolist()),),
-        )
-    )
+        wanted = set(cow_ids)
+        animals = {animal for animal, cow_id in names.items() if cow_id in wanted}
+    table = spans.cells(db, from_ms, to_ms, animals, _COLUMNS)
+    present, cow = np.unique(table[:, 1], return_inverse=True)
     return HerdTable(
-        cow_ids=[str(names[animal]) for animal in animals.tolist()],
+        cow_ids=[names[animal] for animal in present.tolist()],
         cow=cow.astype(np.int32),
-        timestamp_ms=table[:, 1].astype(np.int64),
-        values=table[:, 2:] / np.array([100, 1000, 1000, 1000, 1000]),
+        timestamp_ms=table[:, 0],
+        values=np.stack([spans.in_units(table[:, at], name) for at, name in enumerate(_COLUMNS, 2)], axis=1),
     )
 
 

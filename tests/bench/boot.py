@@ -1,7 +1,7 @@
 """The start of a gateway on a full store: 1000 animals × 15 days, a reading a minute.
 
-The newest 48 h lie in `hot` minute by minute; of the days before there is one reading an hour, which
-is what a rebuild sees of them (an hourly figure each). `python -m tests.bench.boot` prints a line a
+The newest 48 h lie in `hot` minute by minute; of the days before there is one reading an hour, and
+the hourly figures of all but the last hours are rolled up: what a rebuild reads is as in a barn. `python -m tests.bench.boot` prints a line a
 figure; `--animals` and `--days` make it smaller.
 """
 
@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from gateway.core.buckets import joined
 from gateway.core.windows import Windows
 from gateway.services.rebuild import Rebuild
+from gateway.store import chunks, columns, journal, rollups
 from gateway.store.database import Connection, Database
 from tests.bench.load import connect_packet, publish_packet
 from tests.conftest import ROOT
@@ -60,7 +62,36 @@ def build_store(path: Path, animals: int, days: int) -> None:
         for at in range(0, len(instants), 60):
             part = instants[at : at + 60]
             database.write_now(lambda db, part=part: _insert(db, part, animals))  # type: ignore[misc]
+    for hour in range(first_ms // HOUR_MS, now_ms // HOUR_MS, 24):
+        database.write_now(lambda db, hour=hour: _roll_up_day(db, hour, animals))  # type: ignore[misc]
+    database.write_now(lambda db: _close(db, now_ms // HOUR_MS))
     database.close_now()
+
+
+def _roll_up_day(db: Connection, from_hour: int, animals: int) -> None:
+    """What the hourly roll-up would have left by now, a day at once."""
+    everyone = range(1, animals + 1)
+    parts = [rollups._reckoned(db, hour, everyone, rollups._ALL) for hour in range(from_hour, from_hour + 24)]
+    figures = joined(parts, rollups._ALL)
+    day_of = figures.start_ms // HOUR_MS // 24
+    made = []
+    for day in np.unique(day_of).tolist():
+        for cow in everyone:
+            hours = figures.take((figures.cow == cow) & (day_of == day))
+            data = columns.encode(list(rollups._encode(hours)))
+            made.append(rollups.Day(day << chunks.ANIMAL_BITS | cow, data))
+    rollups.write(db, made, from_hour + 24)
+
+
+def _close(db: Connection, now_hour: int) -> None:
+    """The journal as the roll-up leaves it: this hour and the one before are not in it yet."""
+    journal.advance(db, journal.CLOSED, now_hour - 1)
+    journal.advance(db, journal.ROLLED, now_hour - 2)
+    db.execute(
+        "INSERT OR IGNORE INTO arrived SELECT DISTINCT received_ms / 3600000, ts_ms / 3600000, animal"
+        " FROM hot WHERE ts_ms >= ?",
+        ((now_hour - RAW_HOURS) * HOUR_MS,),
+    )
 
 
 def _insert(db: Connection, instants_ms: range, animals: int) -> None:
