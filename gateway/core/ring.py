@@ -56,7 +56,8 @@ class MinuteRing(AnimalRows):
             values: [n, 5]: temperature °C, three axes g, reported motion g (NaN = not sent).
 
         Returns:
-            The minutes that were empty before, as keys for `motion_of` and `motion_after`.
+            The minutes that were empty before, as keys for `motion_of` and `motion_after`: row and
+            minute in one number that sorts like the pair (minutes stay below 2³² until 10136).
         """
         minutes = timestamps_ms // MS_PER_MINUTE
         np.maximum.at(self.newest, rows, minutes)
@@ -77,7 +78,10 @@ class MinuteRing(AnimalRows):
         self._offset_ms[rows_last, slots_last] = offsets[last]
         self._values[rows_last, _TEMPERATURE, slots_last] = temperature_c[last]
         self._values[rows_last, 2:, slots_last] = values[last, 1:].astype(np.float32)
-        return np.unique(_keys(rows[opened], minutes[opened]))
+        keys = np.sort((rows[opened] << 32) | minutes[opened])
+        again = np.zeros(len(keys), np.bool_)
+        again[1:] = keys[1:] == keys[:-1]
+        return keys[~again]
 
     def motion_of(self, opened: Int64) -> Minutes:
         """Motion of freshly opened minutes, where it or the minute before makes it known."""
@@ -127,8 +131,3 @@ class MinuteRing(AnimalRows):
         grids[:, ~held] = np.nan
         offsets = np.where(held[:, -1], self._offset_ms[rows, now % RING_MINUTES], 0)
         return grids, now * MS_PER_MINUTE + offsets.astype(np.int64)
-
-
-def _keys(rows: Int64, minutes: Int64) -> Int64:
-    """Row and minute in one number that sorts like the pair; minutes stay below 2³² until 10136."""
-    return (rows << 32) | minutes

@@ -114,9 +114,7 @@ class Detect:
         Raises:
             StoreError: the store cannot be read.
         """
-        held = await asyncio.to_thread(self._database.hold_now)
-        self._rebuild = Rebuild(held, self._windows, self._feeding)
-        await asyncio.to_thread(self._rebuild.prepare)
+        self._rebuild = await asyncio.to_thread(Rebuild, self._database, self._windows, self._feeding)
         return self._rebuild
 
     async def rebuild(self) -> None:

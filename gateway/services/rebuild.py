@@ -27,14 +27,13 @@ from gateway.core.ring import RING_MINUTES
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, Windows
 from gateway.errors import StoreError
 from gateway.store import alerts, herd
-from gateway.store.database import Connection, Snapshot
+from gateway.store.database import Connection, Database
 from gateway.store.rollups import hourly
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_HOLD = 4096
-"""Rows loaded between two looks of the event loop: about 3 ms of a core, below the 10 ms that the
-lock may be held."""
+"""Rows loaded in one hold of the lock: about 2 ms of a core, below the 10 ms that it may be held."""
 HERD_HOURS = 48
 """An animal heard within this of the newest reading has a say in where the herd's last 8 h are: the
 middle of their last hours, so that a collar whose clock runs ahead moves nobody's window."""
@@ -48,35 +47,33 @@ T = TypeVar("T")
 
 
 class Rebuild:
-    """One filling of the windows.
+    """One filling of the windows; made, in a worker thread, before the first reading is accepted.
+
+    Making it takes hold of the store as it is, learns of its animals and makes room for them while
+    nobody feeds yet, because that takes longer than a hold of the lock may.
 
     Args:
-        held: the store as it was before the first reading was accepted; closed by `run`.
+        database: the open store; one of its readers is in use until `run` ends or `close`.
         windows: what is filled.
         feeding: the lock of whoever feeds them.
+
+    Raises:
+        StoreError: the store cannot be read.
     """
 
-    def __init__(self, held: Snapshot, windows: Windows, feeding: threading.Lock) -> None:
-        self._held = held
+    def __init__(self, database: Database, windows: Windows, feeding: threading.Lock) -> None:
         self._windows = windows
         self._feeding = feeding
-        self._last_hours: dict[str, int] = {}
-        self.unread_n = 0
-        """Pieces (an hour of the herd, a day of bins) that could not be read."""
-
-    def prepare(self) -> None:
-        """Learn of the animals and make room for them before anybody feeds: it takes longer than a hold.
-
-        Raises:
-            StoreError: the store cannot be read; the snapshot is closed.
-        """
+        self._held = database.hold_now()
         try:
             self._last_hours = self._held.read_now(lambda db: herd.last_hours(db, ANIMALS_MAX))
         except StoreError:
             self._held.close()
             raise
-        with self._feeding:
-            self._windows.reserve(len(self._last_hours))
+        with feeding:
+            windows.reserve(len(self._last_hours))
+        self.unread_n = 0
+        """Pieces (an hour of the herd, a day of bins) that could not be read."""
 
     def run(self) -> None:
         """Fill the windows, once.

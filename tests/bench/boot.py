@@ -1,8 +1,8 @@
 """The start of a gateway on a full store: 1000 animals × 15 days, a reading a minute.
 
 The newest 48 h lie in `hot` minute by minute; of the days before there is one reading an hour, and
-the hourly figures of all but the last hours are rolled up: what a rebuild reads is as in a barn. `python -m tests.bench.boot` prints a line a
-figure; `--animals` and `--days` make it smaller.
+the hourly figures of all but the last hours are rolled up: what a rebuild reads is as in a barn.
+`python -m tests.bench.boot` prints a line a figure; `--animals` and `--days` make it smaller.
 """
 
 from __future__ import annotations
@@ -141,9 +141,8 @@ async def rebuild(path: Path) -> dict[str, float]:
     database = Database.open(path)
     lock: Any = TimedLock()
     windows = Windows()
-    work = Rebuild(database.hold_now(), windows, lock)
     before_mb, cpu_s, began_s = _rss_mb("VmRSS"), time.process_time(), time.perf_counter()
-    work.prepare()
+    work = Rebuild(database, windows, lock)
     lock.held_s_max = 0.0  # nobody feeds yet
     running = asyncio.create_task(asyncio.to_thread(work.run))
     lags_s = []
