@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections import Counter
@@ -11,8 +12,11 @@ from typing import Protocol
 
 from tinydb import TinyDB, where
 
+from gateway.core.findings import Finding
 from gateway.core.readings import Reading, wire_fields
-from gateway.store import readings
+from gateway.drivers.clock import ManualClock
+from gateway.services.housekeep import Housekeep, RetentionPolicy
+from gateway.store import readings, rows
 from gateway.store.database import Database
 from tests.bench.barn_day import HOUR_MS, START_MS
 from tests.bench.log_frames import frames
@@ -47,17 +51,34 @@ class Store(Protocol):
 
 
 class GatewayStore:
-    """The product's: `Database` and `readings.append`, as ingest uses them."""
+    """The product's: `Database`, `readings.append` as ingest uses it, and the real housekeeping."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "alert_state.db"
         self.database = Database.open(self.path)
+        self._clock = ManualClock(START_MS)
+        self.housekeep = Housekeep(
+            clock=self._clock,
+            database=self.database,
+            policy=RetentionPolicy(),
+            budget_bytes=lambda: 2**62,
+            destinations=(),
+            readings_wanted=False,
+            report=_raise,
+        )
 
     def put(self, batch: Sequence[Reading]) -> None:
         self.database.write_now(lambda db: readings.append(db, batch))
 
     def hour_passed(self, now_ms: int) -> None:
-        pass
+        asyncio.run(self._keep(now_ms))
+
+    async def _keep(self, now_ms: int) -> None:
+        """Run housekeeping at an instant until nothing is left to do."""
+        await self._clock.advance_to(now_ms)
+        done = -1
+        while done != (done := self.housekeep.counters.total() - self.housekeep.counters["runs"]):
+            await self.housekeep.run()
 
     def frames(self, batches: Sequence[Sequence[Reading]]) -> Counter[str]:
         self.database.write_now(lambda db: db.execute("PRAGMA wal_autocheckpoint = 0").fetchall())
@@ -67,15 +88,27 @@ class GatewayStore:
         return frames(self.path).by_table
 
     def at_rest(self, now_ms: int) -> tuple[int, int]:
-        (count,) = self.database.read_now(lambda db: db.execute("SELECT count(*) FROM hot").fetchone())
+        asyncio.run(self._keep(now_ms))
+        (hot,) = self.database.read_now(lambda db: db.execute("SELECT count(*) FROM hot").fetchone())
+        assert hot == 0, f"{hot} readings are not packed"
+        query = "SELECT sum(rows_n) FROM chunks"
+        (count,) = self.database.read_now(lambda db: db.execute(query).fetchone())
         return self.database.read_now(_bytes_in_use), count
 
     def delete_first_day(self) -> float:
-        began = time.perf_counter()
-        self.database.write_now(
-            lambda db: db.execute("DELETE FROM hot WHERE ts_ms < ?", (START_MS + DAY_MS,)).fetchall()
+        """A whole round of housekeeping, in which the retention of 90 days reaches the first day."""
+        (day,) = self.database.read_now(
+            lambda db: db.execute(
+                "SELECT sum(rows_n) FROM chunks WHERE arrival_hour < ?", ((START_MS + DAY_MS) // HOUR_MS,)
+            ).fetchone()
         )
-        return time.perf_counter() - began
+        now_ms = START_MS + DAY_MS + round(RetentionPolicy().readings_days * DAY_MS)
+        asyncio.run(self._clock.advance_to(now_ms))
+        began = time.perf_counter()
+        asyncio.run(self.housekeep.run())
+        took_s = time.perf_counter() - began
+        assert self.housekeep.dropped["dropped_readings"] == day > 0
+        return took_s
 
     def close(self) -> None:
         self.database.close_now()
@@ -106,19 +139,10 @@ class CowFirstStore:
         self._db.executemany(self._INSERT, map(self._row, batch))
         self._db.execute("COMMIT")
 
-    def _row(self, reading: Reading) -> tuple[object, ...]:
-        return (
-            self._animals.setdefault(reading.cow_id, len(self._animals) + 1),
-            reading.timestamp_ms,
-            round(reading.temperature_c * 100),
-            *(round(g * 1000) for g in (reading.fxa_g, reading.mya_g, reading.rza_g)),
-            *(None if v is None else round(v * 100) for v in (reading.sxg_dps, reading.lyg_dps)),
-            None if reading.dzg_dps is None else round(reading.dzg_dps * 100),
-            readings.STATE_CODES.get(reading.state or "", reading.state),
-            reading.motion_intensity,
-            reading.received_ms,
-            reading.flags,
-        )
+    def _row(self, reading: Reading) -> rows.Row:
+        animal = self._animals.setdefault(reading.cow_id, len(self._animals) + 1)
+        row = rows.encode(reading, animal)
+        return (animal, row[0], *row[2:])
 
     def hour_passed(self, now_ms: int) -> None:
         """Nothing is packed or rolled up here."""
@@ -170,6 +194,10 @@ class TinyDbStore:
 
     def close(self) -> None:
         self._db.close()
+
+
+async def _raise(findings: list[Finding]) -> None:
+    raise AssertionError(f"the housekeeping has something to tell: {findings}")
 
 
 def _restart_log(path: Path) -> None:
