@@ -5,6 +5,7 @@ Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs af
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.delivery import BackoffPolicy
+from gateway.core.retention import budget_bytes
 from gateway.core.topics import RouteTable, default_routes
 from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
@@ -35,6 +37,12 @@ def ingest_limits(config: Config) -> IngestLimits:
         commit_window_s=config.store.commit_window_ms / 1000,
         queue_max=config.performance.max_queue_size,
     )
+
+
+def store_budget(config: Config) -> int:
+    """Bytes the store may use, of the partition it lies on."""
+    folder = Path(config.database.path).resolve().parent
+    return budget_bytes(config.retention, shutil.disk_usage(folder).total)
 
 
 def step_minutes(config: Config) -> int:

@@ -17,6 +17,7 @@ from msgspec import Meta, field
 
 from gateway.core.alerts import AlertPolicy
 from gateway.core.detection import Policies
+from gateway.core.retention import RetentionPolicy
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pin = Annotated[int, Meta(ge=2, le=27)]
@@ -218,6 +219,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     performance: Performance = Performance()
     uplink: Uplink = Uplink()
     panel: PanelPins = PanelPins()
+    retention: RetentionPolicy = RetentionPolicy()
     alerts: AlertPolicy = AlertPolicy()
     detectors: Policies = Policies()
 

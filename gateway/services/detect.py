@@ -27,7 +27,8 @@ from gateway.core.refusals import weigh
 from gateway.core.severity import Severity
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, RING_MINUTES, Windows
 from gateway.ports import Clock
-from gateway.store import readings as stored
+from gateway.store import history as stored
+from gateway.store import newest as newest_rows
 from gateway.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -304,7 +305,7 @@ class Detect:
                 windows.load(cow_id, series.timestamp_ms, _values(series))
 
     def _rebuild(self) -> None:
-        newest = self._database.read_now(lambda db: stored.latest(db, ANIMALS_MAX))
+        newest = self._database.read_now(lambda db: newest_rows.latest(db, ANIMALS_MAX))
         if not newest:
             return
         herd_ms = max(reading.timestamp_ms for reading in newest)

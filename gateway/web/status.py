@@ -27,12 +27,25 @@ class BrokerStatus(msgspec.Struct, frozen=True):
 
 
 class StoreStatus(msgspec.Struct, frozen=True):
-    """The store file. `last_commit_ms` is UTC epoch milliseconds, None before the first."""
+    """The store file.
+
+    Args:
+        path: the file.
+        size_bytes: of the file and its log.
+        writable: whether the last commit went through.
+        last_commit_ms: UTC epoch milliseconds, None before the first.
+        used_bytes: of the file, what is not free room.
+        budget_bytes: the most it may use; 0 before it was looked at.
+        dropped: what retention let go since the store was made, by kind.
+    """
 
     path: Path
     size_bytes: int
     writable: bool
     last_commit_ms: int | None = None
+    used_bytes: int = 0
+    budget_bytes: int = 0
+    dropped: dict[str, int] = {}
 
 
 class DetectorStatus(msgspec.Struct, frozen=True):

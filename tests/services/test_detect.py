@@ -11,7 +11,8 @@ from gateway.core.windows import Windows
 from gateway.errors import StoreError
 from gateway.services import detect as module
 from gateway.services.detect import Detect
-from gateway.store import readings as stored
+from gateway.store import history as stored
+from gateway.store import readings as stored_readings
 from gateway.store.database import Database
 from tests.herd_maker import START, living, normal, reading, told
 
@@ -56,7 +57,7 @@ class Barn:
         self.reported += findings
 
     def store(self, made) -> None:
-        self.database.write_now(lambda db: stored.append(db, made))
+        self.database.write_now(lambda db: stored_readings.append(db, made))
 
     def commit(self, made) -> None:
         self.store(made)
