@@ -165,7 +165,8 @@ def _questions(kept: Path, home: Path) -> None:
     (path,) = kept.glob("*.db")
     busy, _, _ = os.getloadavg()
     print(
-        f"queries: load average {busy:.1f} on {os.cpu_count()} cores; {DAYS} days x {ANIMALS} animals, {path.stat().st_size / 1e6:.0f} MB; {', '.join(CHANNELS)}"
+        f"queries: {DAYS} days x {ANIMALS} animals, {path.stat().st_size / 1e6:.0f} MB; "
+        f"{', '.join(CHANNELS)}; load average {busy:.1f} on {os.cpu_count()} cores"
     )
     for number, question in enumerate(QUESTIONS):
         command = _child("--answer", str(path), str(number))

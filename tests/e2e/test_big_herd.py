@@ -20,10 +20,13 @@ from typing import NamedTuple
 
 import pytest
 
+from gateway.core.findings import Finding
 from gateway.core.readings import FLAG_CLOCK_AHEAD, Reading
 from gateway.core.validation import STATES
-from gateway.store import readings
-from gateway.store.database import open_readonly
+from gateway.drivers.clock import ManualClock
+from gateway.services.housekeep import Housekeep, RetentionPolicy
+from gateway.store import history
+from gateway.store.database import Database, open_readonly
 from tests.bench.load import Publisher, publish_bytes
 from tests.e2e.gateway_process import running_gateway
 
@@ -183,9 +186,32 @@ async def send(port: int, messages: list[tuple[str, bytes]], per_s: int | None) 
 
 
 def stored(path: Path) -> list[Reading]:
-    """Everything that can be read back."""
+    """Everything that can be read back, from wherever it lies."""
     with closing(open_readonly(path)) as db:
-        return readings.recent(db, None, 10_000_000)
+        return [reading for hour in history.raw(db, 0, 2**53) for reading in hour]
+
+
+async def pack_everything(path: Path, now_ms: int) -> int:
+    """Housekeeping as it runs three days later; returns how many readings it packed."""
+
+    async def report(findings: list[Finding]) -> None:
+        raise AssertionError(f"the housekeeping has something to tell: {findings}")
+
+    database = Database.open(path)
+    try:
+        housekeep = Housekeep(
+            clock=ManualClock(now_ms + 3 * 24 * HOUR_MS),
+            database=database,
+            policy=RetentionPolicy(),
+            budget_bytes=lambda: 2**62,
+            destinations=(),
+            readings_wanted=False,
+            report=report,
+        )
+        await housekeep.run()
+        return housekeep.counters["packed_rows"]
+    finally:
+        await database.close()
 
 
 def assert_is_truth(found: list[Reading], truth: set[Sent]) -> None:
@@ -209,11 +235,15 @@ def herd_through_the_gateway(home: Path, animals: int, minutes: int, per_s: int 
         took_s = time.monotonic() - began
         assert acknowledged == len(sent.messages)
         counted = json.loads(gateway.get("/health"))["messages"]
-        assert_is_truth(stored(gateway.store), sent.truth)
+        before = stored(gateway.store)
+        assert_is_truth(before, sent.truth)
     print(
         f"{acknowledged} messages of {animals} animals in {took_s:.1f} s ({acknowledged / took_s:.0f}/s): "
         f"{len(sent.truth)} stored, {sent.refused} refused (seed {seed})"
     )
+    packed = asyncio.run(pack_everything(gateway.store, time.time_ns() // 1_000_000))
+    assert packed == len(sent.truth)
+    assert stored(gateway.store) == before, "packing changed a reading"
     assert (counted["total"], counted["stored"]) == (acknowledged, len(sent.truth))
     assert counted["invalid"] == sent.refused > 0
     assert counted["duplicates"] == acknowledged - sent.refused - len(sent.truth) > 0
