@@ -161,6 +161,7 @@ def dropped(db: sqlite3.Connection) -> dict[str, int]:
 def give_back(db: sqlite3.Connection, pages: int) -> int:
     """Return up to `pages` free pages to the file system; 0 where the file cannot (made by version 1)."""
     (before,) = db.execute("PRAGMA page_count").fetchone()
-    db.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+    for _ in range(pages):  # the driver takes one step of the pragma, which is one page
+        db.execute("PRAGMA incremental_vacuum(1)").fetchall()
     (after,) = db.execute("PRAGMA page_count").fetchone()
     return int(before - after)
