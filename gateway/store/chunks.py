@@ -1,8 +1,9 @@
 """A packed slice: all readings of one animal's hour in one blob. Pure but for the two row functions.
 
 A chunk is a CRC-32 (4 bytes, little-endian, over the rest) and the columns of `hot` without the
-animal (store/columns.py), the time of arrival as delay behind the instant. Words of `state` that
-have no number stand behind the columns as JSON.
+animal (store/columns.py). What the collar sent is kept exactly; the time of arrival, which is ours, to
+the second, as delay behind the instant: its milliseconds are noise that no coding makes smaller, and
+would be a tenth of the store. Words of `state` that have no number stand behind the columns as JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ANIMAL_BITS = 16
 """Places of the columns in a chunk; scaled like those of `hot`."""
 _ALL = range(12)
 _CRC_BYTES = 4
+MS_PER_S = 1000
 _HOT_COLUMNS = (0, 2, 3, 4, 5, 6, 7, 8, 10, 9, 11, 12)
 """Where `hot` has them: the order of the chunk's columns in a row of `hot`."""
 DECODED_MAX = 64
@@ -90,7 +92,7 @@ def encode(rows: Sequence[Row]) -> bytes:
         if isinstance(state, str):
             cells[9][place] = -1 - words.setdefault(state, len(words))
     table = [np.array(cells[place], np.int64) for place in _HOT_COLUMNS]
-    table[DELAY] -= table[TS_MS]
+    table[DELAY] = table[DELAY] // MS_PER_S - table[TS_MS] // MS_PER_S
     tail = msgspec.json.encode(list(words)) if words else b""
     body = columns.encode(table) + tail
     return zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body
@@ -123,7 +125,7 @@ def rows_of(data: bytes, animal: int) -> list[Row]:
     """
     cells = decode(data)
     column = dict(cells.column)
-    column[DELAY] = column[DELAY] + column[TS_MS]
+    column[DELAY] = (column[DELAY] + column[TS_MS] // MS_PER_S) * MS_PER_S
     lists = [[None if value == MISSING else value for value in column[place].tolist()] for place in _ALL]
     lists[STATE] = [
         cells.words[-1 - value] if value is not None and value < 0 else value for value in lists[STATE]

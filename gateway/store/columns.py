@@ -78,6 +78,11 @@ def _encode_column(out: bytearray, column: Int64) -> None:
         out += np.packbits(present).tobytes()
         column = column[present]
     low = int(column.min())
+    if int(column.max()) == low:  # most columns of most slices
+        out.append(_OFFSET << 6)
+        _put(out, _zigzag_one(low))
+        _put(out, 1)
+        return
     if int(column.max()) - low >= 1 << (_WIDTH_MAX - 2):
         raise ValueError(f"a column spans {int(column.max()) - low}, more than {_WIDTH_MAX} bits hold")
     steps = np.diff(column)
@@ -105,6 +110,8 @@ def _encode_column(out: bytearray, column: Int64) -> None:
 
 
 def _decode_column(data: bytes, at: int, n: int, *, wanted: bool) -> tuple[Int64 | None, int]:
+    if n < 1:
+        raise ColumnsError("claims a column without a value")
     form, width = data[at] >> 6, data[at] & 0x3F
     at += 1
     present = None

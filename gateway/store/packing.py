@@ -20,9 +20,9 @@ from gateway.store.rows import HOUR_MS
 PACK_AFTER_H = 48
 """Hours a slice is left alone before it is packed: collars that were out of reach for a night or a
 day still find their hour open, and `sensor_data` shows the last two days (decision 43)."""
-ROWS_PER_PIECE = 12_000
-"""Readings moved in one transaction: an hour of 200 animals; 12,000 deletes take about 12 ms on a
-laptop. Bigger herds take several pieces an hour."""
+ROWS_PER_PIECE = 6_000
+"""Readings moved in one transaction, an hour of 100 animals: about 15 ms on a laptop, of which the
+deletes are most. Bigger herds take several pieces an hour; each touches the hour's pages anew."""
 
 
 class Packed(msgspec.Struct, frozen=True):

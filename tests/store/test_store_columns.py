@@ -87,7 +87,7 @@ def row(at: int, **more: object) -> tuple[object, ...]:
         "dzg": None if at % 2 else -3,
         "state": 1,
         "motion": None,
-        "received": 1_764_081_000_900 + at * 60_000,
+        "received": 1_764_081_000_000 + at * 59_000,
         "flags": 0,
     }
     return tuple((fields | more).values())
@@ -96,6 +96,14 @@ def row(at: int, **more: object) -> tuple[object, ...]:
 def test_a_chunk_gives_back_every_row_and_every_word() -> None:
     rows = [row(0), row(1, state=None), row(2, state="kicking"), row(3, state="1"), row(4, state="kicking")]
     assert chunks.rows_of(chunks.encode(rows), 7) == rows
+
+
+def test_arrival_is_kept_to_the_second() -> None:
+    rows = [row(at, ts_ms=1_764_081_000_250 + at, received=1_764_081_009_999 + at) for at in range(3)]
+    back = chunks.rows_of(chunks.encode(rows), 7)
+    assert [one[0] for one in back] == [one[0] for one in rows]
+    assert [one[11] for one in back] == [1_764_081_009_000, 1_764_081_010_000, 1_764_081_010_000]
+    assert chunks.rows_of(chunks.encode(back), 7) == back
 
 
 def test_a_flipped_bit_anywhere_in_a_chunk_is_found() -> None:
