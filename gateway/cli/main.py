@@ -1,6 +1,6 @@
-"""`barn-gateway run | check | readings | alerts | import | export | backup | restore | verify-store
-| replay | panel-off`.
+"""`barn-gateway` and its commands.
 
+`run | check | readings | alerts | import | export | backup | restore | verify-store | replay | panel-off`.
 Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
 """
 
