@@ -75,7 +75,8 @@ def _roll_up_day(db: Connection, from_hour: int, animals: int) -> None:
     figures = joined(parts, rollups._ALL)
     made = []
     for cow in everyone:
-        data = columns.encode(list(rollups._encode(figures.take(figures.cow == cow))))
+        table = rollups._encode(figures.take(figures.cow == cow))
+        data = columns.seal(columns.encode(list(table)))
         made.append(rollups.Day(from_hour // 24 << chunks.ANIMAL_BITS | cow, data))
     rollups.write(db, made, from_hour + 24)
 
