@@ -176,6 +176,7 @@ class Gateway:
             report=self.alarm.report,
             step_minutes=wiring.step_minutes(config),
         )
+        self._stack.callback(self.detect.close)
         self.ingest = Ingest(
             clock=clock,
             database=self.database,
@@ -211,6 +212,7 @@ class Gateway:
         await self.alarm.restore()
         await self._report_recovery()
         await self.ingest.restore()
+        await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
         await self.broker.start(config.broker.host, config.broker_port)

@@ -137,6 +137,7 @@ def private_config(folder: Path) -> Config:
         mqtt=sections.Mqtt(broker_port=0),
         database=sections.Database(path=str(folder / "alert_state.db")),
         store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
+        backup=sections.Backup(enabled=False),
         service=sections.Service(enable_health_check=False),
         panel=sections.PanelPins(driver="mock"),
     )

@@ -142,37 +142,6 @@ def raw(
             yield [decode(row, names[row[1]]) for row in rows]
 
 
-class Series(msgspec.Struct, frozen=True, eq=False):
-    """One animal's readings in the order of their instants; all arrays have the same length.
-
-    `motion_g` is the collar's own motion intensity. NaN = not sent.
-    """
-
-    timestamp_ms: Int64
-    temperature_c: Float64
-    fxa_g: Float64
-    mya_g: Float64
-    rza_g: Float64
-    motion_g: Float64
-
-
-def herd_history(db: sqlite3.Connection, from_ms: int, to_ms: int) -> dict[str, Series]:
-    """Readings of every animal that has any in a span of a few hours, for the detectors.
-
-    Raises:
-        ChunkError: a packed hour is damaged.
-    """
-    channels = ("temperature_c", "fxa_g", "mya_g", "rza_g", spans.REPORTED)
-    table = spans.cells(db, from_ms, to_ms, None, channels)
-    ids, starts = np.unique(table[:, 1], return_index=True)
-    names = dict(db.execute("SELECT id, cow_id FROM animals"))
-    found = {}
-    for animal, part in zip(ids.tolist(), np.split(table, starts[1:]), strict=False):
-        columns = (spans.in_units(part[:, at], channel) for at, channel in enumerate(channels, 2))
-        found[str(names[animal])] = Series(part[:, 0], *columns)
-    return found
-
-
 def slice_readings(db: sqlite3.Connection, part: Slice) -> list[Reading]:
     """All readings of a slice in the order of their instants, never fewer than when it was claimed.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.core.outbox import Slice
 from gateway.core.readings import FLAG_CLOCK_AHEAD, Reading
-from gateway.store import history, newest, slices
+from gateway.store import herd, history, newest, slices
 from gateway.store import readings as store
 from gateway.store.database import Database
 from gateway.store.migrations import migrate, migrations
@@ -151,7 +151,8 @@ def test_absurd_optional_value_is_dropped_and_never_fails_the_batch(con: sqlite3
 def test_empty_batch(con: sqlite3.Connection) -> None:
     assert store.append(con, []) == []
     assert newest.latest(con, 5) == newest.recent(con, None, 5) == newest.recent(con, "X", 5) == []
-    assert history.herd_history(con, 0, 2**50) == {}
+    assert herd.herd_table(con, 0, 2**50).cow_ids == []
+    assert herd.last_hours(con, 5) == {}
     assert history.series(con, ["X"], 0, 2**50, ["temperature_c"]).timestamp_ms.tolist() == []
 
 
@@ -187,14 +188,24 @@ def test_series_are_half_open_ordered_and_mark_what_is_missing(con: sqlite3.Conn
     assert np.isnan(series.values["motion_intensity"][1])
 
 
-def test_herd_history_equals_each_animals_series(con: sqlite3.Connection) -> None:
+def test_the_herds_table_equals_each_animals_series(con: sqlite3.Connection) -> None:
     store.append(con, [reading(f"C{i % 5}", T0 + i * 1000, 38 + i / 100) for i in range(40)])
-    herd = history.herd_history(con, T0 + 3000, T0 + 30_000)
-    assert set(herd) == {f"C{i}" for i in range(5)}
-    for cow, series in herd.items():
-        alone = history.series(con, [cow], T0 + 3000, T0 + 30_000, ["temperature_c"])
-        assert series.timestamp_ms.tolist() == alone.timestamp_ms.tolist() != []
-        assert series.temperature_c.astype(np.float32).tolist() == alone.values["temperature_c"].tolist()
+    for asked in (None, ["C1", "C3", "nobody"]):
+        table = herd.herd_table(con, T0 + 3000, T0 + 30_000, asked)
+        assert table.cow_ids == ([f"C{i}" for i in range(5)] if asked is None else ["C1", "C3"])
+        for at, cow in enumerate(table.cow_ids):
+            alone = history.series(con, [cow], T0 + 3000, T0 + 30_000, ["temperature_c"])
+            assert table.timestamp_ms[table.cow == at].tolist() == alone.timestamp_ms.tolist() != []
+            mine = table.values[table.cow == at]
+            assert mine[:, 0].astype(np.float32).tolist() == alone.values["temperature_c"].tolist()
+            assert set(mine[:, 1]) == {-0.04}
+            assert np.isnan(mine[:, 4]).all()  # its own motion was not sent
+
+
+def test_last_hours_are_newest_first_and_bounded(con: sqlite3.Connection) -> None:
+    store.append(con, [reading("OLD", T0 - 7_200_000), reading("NEW"), reading("NEW", T0 - 7_200_000)])
+    assert list(herd.last_hours(con, 5).items()) == [("NEW", HOUR), ("OLD", HOUR - 2)]
+    assert herd.last_hours(con, 1) == {"NEW": HOUR}
 
 
 # --- slices ---------------------------------------------------------------------------------------
