@@ -46,4 +46,7 @@ def frames(store: Path) -> Frames:
         commits += file_pages > 0
     with closing(sqlite3.connect(f"{store.resolve().as_uri()}?mode=ro", uri=True)) as db:
         owner = dict(db.execute("SELECT pageno, name || ' ' || pagetype FROM dbstat"))
+        (auto_vacuum,) = db.execute("PRAGMA auto_vacuum").fetchone()
+    if auto_vacuum:  # which page's parent is where: page 2, and every 820th from there
+        owner |= dict.fromkeys(range(2, max(touched) + 1, page_bytes // 5 + 1), "pointer map")
     return Frames(commits, len(touched), Counter(owner.get(page, "free list") for page in touched))

@@ -21,15 +21,13 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from gateway.core.findings import Finding
 from gateway.core.readings import FLAG_CLOCK_AHEAD, Reading
 from gateway.core.validation import STATES
-from gateway.drivers.clock import ManualClock
-from gateway.services.housekeep import Housekeep, RetentionPolicy
 from gateway.store import history
 from gateway.store.database import Database, open_readonly
 from tests.bench.load import Publisher, publish_bytes
 from tests.e2e.gateway_process import running_gateway
+from tests.e2e.housekeeping_process import housekeeping
 
 CONCENTRATORS = 8
 IN_FLIGHT = 64
@@ -194,21 +192,9 @@ def stored(path: Path) -> list[Reading]:
 
 async def pack_everything(path: Path, now_ms: int) -> int:
     """Housekeeping as it runs three days later; returns how many readings it packed."""
-
-    async def report(findings: list[Finding]) -> None:
-        raise AssertionError(f"the housekeeping has something to tell: {findings}")
-
     database = Database.open(path)
     try:
-        housekeep = Housekeep(
-            clock=ManualClock(now_ms + 3 * 24 * HOUR_MS),
-            database=database,
-            policy=RetentionPolicy(),
-            budget_bytes=lambda: 2**62,
-            destinations=(),
-            readings_wanted=False,
-            report=report,
-        )
+        housekeep = housekeeping(database, now_ms + 3 * 24 * HOUR_MS)
         await housekeep.run()
         return housekeep.counters["packed_rows"]
     finally:

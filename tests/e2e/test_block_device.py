@@ -13,12 +13,20 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from gateway.store.database import Database
+from gateway.store import history
+from gateway.store.database import Database, open_readonly
+from gateway.store.readings import append
+from tests.bench.barn_day import HOUR_MS, START_MS, arrivals
 from tests.bench.block_device import Card, format_card, mounted, why_not
+from tests.conftest import ROOT
 from tests.e2e.gateway_process import GatewayProcess, running_gateway
 from tests.e2e.publishers import Acked, Keys, assert_stored_once, publish_until_cut
 
@@ -123,3 +131,71 @@ def test_300_power_cuts_at_the_block_device_lose_nothing_acknowledged(
     tmp_path: Path, card_image: Path, free_ports: tuple[int, int]
 ) -> None:
     power_cuts(tmp_path, card_image, *free_ports, cuts=300, seed=int.from_bytes(os.urandom(4), "big"))
+
+
+PACKED_ANIMALS, PACKED_H = 60, 8
+PACKING_WRITES = 130
+"""Writes to the device that rolling up and packing them takes; the cuts are spread over these."""
+
+
+def _wait_for_writes(card: Card, process: subprocess.Popen[str], writes: int) -> None:
+    """Return when the device has taken so many more writes, or nobody is left to make them."""
+    target = card.traffic().writes + writes
+    while card.traffic().writes < target and process.poll() is None:
+        time.sleep(0.0005)
+
+
+def power_cuts_in_packing(home: Path, image: Path, *, cuts: int, seed: int) -> None:
+    """Cut while a process rolls up and packs; each copy must hold every reading, in one place."""
+    dice = random.Random(seed)
+    sent = {
+        (one.cow_id, one.timestamp_ms): one
+        for hour in range(PACKED_H)
+        for one in arrivals(PACKED_ANIMALS, hour, 1)
+    }
+    copies = [home / f"cut-{number:03d}.img" for number in range(cuts)]
+    with mounted(image, home / "mount") as card:
+        database = Database.open(card.mount / STORE)
+        database.write_now(lambda db: append(db, list(sent.values())))
+        database.close_now()
+        command = [sys.executable, "-m", "tests.e2e.housekeeping_process", str(card.mount / STORE)]
+        command.append(str(START_MS + (PACKED_H + 72) * HOUR_MS))
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begins\n"
+            for copy in copies:
+                _wait_for_writes(card, process, dice.randrange(1, 2 * PACKING_WRITES // cuts))
+                process.send_signal(signal.SIGSTOP)
+                card.freeze_copy(copy)
+                process.send_signal(signal.SIGCONT)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+            process.communicate()
+    shares = []
+    for copy in copies:
+        with mounted(copy, home / "after") as card:
+            Database.open(card.mount / STORE).close_now()
+            with closing(open_readonly(card.mount / STORE)) as db:
+                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                (packed,) = db.execute("SELECT ifnull(sum(rows_n), 0) FROM chunks").fetchone()
+                (hot,) = db.execute("SELECT count(*) FROM hot").fetchone()
+                readings = [one for hour in history.raw(db, 0, 2**53) for one in hour]
+        assert hot + packed == len(sent), "a reading lies in both places, or in none"
+        assert {(one.cow_id, one.timestamp_ms) for one in readings} == sent.keys()
+        shares.append(packed / len(sent))
+        copy.unlink()
+    print(f"{cuts} cuts, with {', '.join(f'{share:.0%}' for share in shares)} packed (seed {seed})")
+    assert any(0 < share < 1 for share in shares), "no cut fell into the packing"
+
+
+def test_ten_power_cuts_while_hours_are_packed_leave_each_reading_in_one_place(
+    tmp_path: Path, card_image: Path
+) -> None:
+    power_cuts_in_packing(tmp_path, card_image, cuts=10, seed=20261124)
+
+
+@pytest.mark.soak
+def test_a_hundred_power_cuts_while_hours_are_packed(tmp_path: Path, card_image: Path) -> None:
+    power_cuts_in_packing(tmp_path, card_image, cuts=100, seed=int.from_bytes(os.urandom(4), "big"))
