@@ -1,6 +1,6 @@
 """A packed slice: all readings of one animal's hour in one blob. Pure but for the two row functions.
 
-A chunk is a CRC-32 (4 bytes, little-endian, over the rest) and the columns of `hot` without the
+A chunk is a CRC-32 (4 bytes, little-endian, over the rest) and the columns of a row without the
 animal (store/columns.py). What the collar sent is kept exactly; the time of arrival, which is ours, to
 the second, as delay behind the instant: its milliseconds are noise that no coding makes smaller, and
 would be a tenth of the store. Words of `state` that have no number stand behind the columns as JSON.
@@ -29,11 +29,11 @@ ANIMAL_BITS = 16
 # fmt: off
 (TS_MS, TEMPERATURE, FXA, MYA, RZA, SXG, LYG, DZG, MOTION, STATE, DELAY, FLAGS) = range(12)
 # fmt: on
-"""Places of the columns in a chunk; scaled like those of `hot`."""
+"""Places of the columns in a chunk; scaled like those of a row."""
 _ALL = range(12)
 MS_PER_S = 1000
 _HOT_COLUMNS = (0, 2, 3, 4, 5, 6, 7, 8, 10, 9, 11, 12)
-"""Where `hot` has them: the order of the chunk's columns in a row of `hot`."""
+"""Where a row has them (store/rows.py)."""
 DECODED_MAX = 64
 """Decoded chunks that are kept for late readings: 64 × 60 rows × about 0.3 KB = 1.2 MB."""
 
@@ -83,7 +83,7 @@ def named(hour: int, animal: int) -> Iterator[None]:
 
 
 def encode(rows: Sequence[Row]) -> bytes:
-    """Rows of `hot` (one animal, one hour, in order) as a chunk."""
+    """Rows (one animal, one hour, in order) as a chunk."""
     words: dict[str, int] = {}
     cells = [[MISSING if value is None else value for value in column] for column in zip(*rows, strict=True)]
     for place, state in enumerate(cells[9]):
@@ -114,7 +114,7 @@ def decode(data: bytes, wanted: Collection[int] = _ALL) -> Cells:
 
 
 def rows_of(data: bytes, animal: int) -> list[Row]:
-    """A chunk as rows of `hot`, in the order of their instants.
+    """A chunk as rows, in the order of their instants.
 
     Raises:
         ChunkError: as `decode`.

@@ -28,6 +28,7 @@ from gateway.store.opening import (
     make_directory,
     probe,
 )
+from gateway.store.takeover import take_over
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class Database:
             db = connect_writer(path, timeout_s)
             try:
                 migrate(db, migrations())
+                take_over(db)
                 gateway_id, epoch = _identity(db)
             except BaseException:  # closed, then raised again
                 db.close()

@@ -23,8 +23,8 @@ FAULTS_MAX = 100
 PACKED_SINCE = 2
 """The store version from which readings are packed; older backups have none."""
 
-_OF_ANIMALS = {"hot": "readings", "dirty": "slices to be delivered"}
-"""Tables with a column `animal`, and what their rows are; row (0, 0) of `dirty` is a counter."""
+_OF_ANIMALS = {"hot_readings": "readings", "undelivered": "slices to be delivered"}
+"""Tables with a column `animal`, and what their rows are."""
 
 
 def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -> list[Fault]:

@@ -18,7 +18,7 @@ import numpy as np
 from gateway.core.instants import iso_utc
 from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
-from gateway.store import chunks, journal, rollups
+from gateway.store import chunks, hot, journal, rollups
 from gateway.store.journal import SliceKey
 
 CHUNKS_PER_SNAPSHOT = 1000
@@ -76,9 +76,9 @@ def _hour_faults(
 ) -> Iterator[Fault]:
     """Faults of some packed slices of one hour of data."""
     span = hour * HOUR_MS, (hour + 1) * HOUR_MS
-    hot: dict[int, set[int]] = {}
-    for animal, ts_ms in db.execute("SELECT animal, ts_ms FROM hot WHERE ts_ms >= ? AND ts_ms < ?", span):
-        hot.setdefault(animal, set()).add(ts_ms)
+    unpacked: dict[int, set[int]] = {}
+    for ts_ms, animal in hot.table(db, (), *span).tolist():
+        unpacked.setdefault(animal, set()).add(ts_ms)
     figures = _readings_by_figures(db, hour)
     where = journal.cursors(db)
     for one in packed:
@@ -90,10 +90,10 @@ def _hour_faults(
         if what:
             yield Fault(place, what, RESTORE)
             continue
-        late = hot.get(one.animal, set())
+        late = unpacked.get(one.animal, set())
         twice = late & instants
         if twice and not _noted(db, (hour, one.animal), where.packed_hour):
-            yield Fault(place, f"{len(twice)} readings stand in table hot as well", RESTORE)
+            yield Fault(place, f"{len(twice)} readings stand in table hot_readings as well", RESTORE)
         counted = figures.get(one.animal, 0)
         held = len(late | instants)
         if counted != held and not _noted(db, (hour, one.animal), where.rolled_hour):

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from gateway.core.readings import Reading
-from gateway.store import chunks
+from gateway.store import chunks, hot
 from gateway.store.rows import HOUR_MS, Row, decode
 
 
@@ -22,7 +22,7 @@ def latest(db: sqlite3.Connection, limit: int) -> list[Reading]:
     for (hour,) in hours:
         if len(newest) >= limit:
             break
-        found = _newest_hot(db, hour)
+        found = dict(hot.newest_of_hour(db, hour))
         if hour <= packed_until:
             for cow_id, row in _newest_packed(db, hour):
                 if cow_id not in found or found[cow_id][0] < row[0]:
@@ -49,16 +49,11 @@ def recent(db: sqlite3.Connection, cow_id: str | None, limit: int) -> list[Readi
     from_hour = min(first for _, first, _ in animals.values())
     to_hour = max(last for _, _, last in animals.values()) + 1
     if cow_id is None:
-        order = "ORDER BY ts_ms DESC, animal DESC LIMIT ?"
-        rows: list[Row] = db.execute(f"SELECT * FROM hot {order}", (limit,)).fetchall()
+        rows = hot.newest_rows(db, limit)
         packed = _packed_backwards(db)
     else:
         (number,) = animals
-        span = from_hour * HOUR_MS, to_hour * HOUR_MS
-        rows = db.execute(
-            "SELECT * FROM hot WHERE ts_ms >= ? AND ts_ms < ? AND animal = ? ORDER BY ts_ms DESC LIMIT ?",
-            (*span, number, limit),
-        ).fetchall()
+        rows = hot.newest_rows(db, limit, number, (from_hour * HOUR_MS, to_hour * HOUR_MS))
         packed = _packed_of(db, number, range(min(to_hour - 1, chunks.newest_hour(db)), from_hour - 1, -1))
     for hour, number, data in packed:
         if len(rows) >= limit and rows[limit - 1][0] >= (hour + 1) * HOUR_MS:
@@ -67,22 +62,6 @@ def recent(db: sqlite3.Connection, cow_id: str | None, limit: int) -> list[Readi
         rows.sort(key=lambda row: (-row[0], -row[1]))
         del rows[limit:]
     return [decode(row, animals[row[1]][0]) for row in rows]
-
-
-def _newest_hot(db: sqlite3.Connection, hour: int) -> dict[str, Row]:
-    """Of the animals whose last hour this is: their newest row of `hot`."""
-    rows = db.execute(
-        """WITH last AS (
-            SELECT max(ts_ms) AS ts_ms, animal FROM hot
-            WHERE ts_ms >= :from_ms AND ts_ms < :to_ms
-                AND animal IN (SELECT id FROM animals WHERE last_hour = :hour)
-            GROUP BY animal)
-        SELECT a.cow_id, h.* FROM last
-            CROSS JOIN hot h ON h.ts_ms = last.ts_ms AND h.animal = last.animal
-            CROSS JOIN animals a ON a.id = h.animal""",
-        {"from_ms": hour * HOUR_MS, "to_ms": (hour + 1) * HOUR_MS, "hour": hour},
-    )
-    return {cow_id: row for cow_id, *row in rows}
 
 
 def _newest_packed(db: sqlite3.Connection, hour: int) -> Iterator[tuple[str, Row]]:

@@ -32,7 +32,6 @@ of a bigger one only the edges of its tables are read, so that opening stays che
 _MAGIC = b"SQLite format 3\x00"
 _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _EDGES = (  # one aggregate each: min and max together would read the whole table
-    "SELECT min(ts_ms) FROM hot",
     "SELECT max(ts_ms) FROM hot",
     "SELECT max(id) FROM animals",
     "SELECT max(hour) FROM dirty",

@@ -7,15 +7,13 @@ arrived between the two is found in the journal, and its slice is left for later
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from itertools import groupby
 
 import msgspec
 
-from gateway.store import chunks, journal, spans
+from gateway.store import chunks, hot, journal, spans
 from gateway.store.journal import SliceKey
-from gateway.store.rows import HOUR_MS
 
 PACK_AFTER_H = 48
 """Hours a slice is left alone before it is packed: collars that were out of reach for a night or a
@@ -109,11 +107,7 @@ def apply(db: sqlite3.Connection, piece: Piece) -> int:
         " arrival_hour = max(arrival_hour, excluded.arrival_hour)",
         ((chunks.key(*one.slice_), one.rows_n, piece.due.arrival_hour, one.data) for one in ready),
     )
-    animals = json.dumps([one.slice_[1] for one in ready])
-    return db.execute(
-        "DELETE FROM hot WHERE ts_ms >= ? AND ts_ms < ? AND animal IN (SELECT value FROM json_each(?))",
-        (piece.hour * HOUR_MS, (piece.hour + 1) * HOUR_MS, animals),
-    ).rowcount
+    return hot.delete_hour(db, piece.hour, [one.slice_[1] for one in ready])
 
 
 def finish(db: sqlite3.Connection, due: Due) -> None:

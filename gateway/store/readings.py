@@ -1,8 +1,4 @@
-"""Storing readings: functions over a connection. `append` writes.
-
-The key of `hot` is (instant, animal): a commit touches the newest page, not one page per animal
-(DESIGN, "Store layout").
-"""
+"""Storing readings: functions over a connection. `append` writes."""
 
 from __future__ import annotations
 
@@ -12,13 +8,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from gateway.core.readings import Reading
-from gateway.store import chunks, journal, slices
+from gateway.store import chunks, hot, journal, slices
 from gateway.store.rows import HOUR_MS, Row, encode
-
-_INSERT = "INSERT OR IGNORE INTO hot VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_VALUES = (
-    "temperature_centi, fxa_milli, mya_milli, rza_milli, sxg_centi, lyg_centi, dzg_centi, state, motion_milli"
-)
 
 
 class Outcome(IntEnum):
@@ -49,12 +40,13 @@ def append(db: sqlite3.Connection, readings: Sequence[Reading]) -> list[Outcome]
         hour, animal = row[0] // HOUR_MS, row[1]
         held = _packed_row(db, hour, row) if hour <= packed_until else None
         if held is not None:
-            outcomes.append(Outcome.DUPLICATE if held[2:11] == row[2:11] else Outcome.CONFLICT)
-        elif cursor.execute(_INSERT, row).rowcount == 1:
+            outcomes.append(Outcome.DUPLICATE if _same(held, row) else Outcome.CONFLICT)
+        elif hot.insert(cursor, row):
             outcomes.append(Outcome.STORED)
             touched.add((row[11] // HOUR_MS, hour, animal))
         else:
-            outcomes.append(_compare(cursor, row))
+            held = hot.row_at(cursor, row[0], animal)
+            outcomes.append(Outcome.DUPLICATE if _same(held, row) else Outcome.CONFLICT)
     if touched:
         changed = {(hour, animal) for _, hour, animal in touched}
         slices.touch(db, changed)
@@ -98,10 +90,9 @@ def _packed_row(db: sqlite3.Connection, hour: int, row: Row) -> Row | None:
         return None
 
 
-def _compare(cursor: sqlite3.Cursor, row: Row) -> Outcome:
-    """The reading's key is taken: same values or others?"""
-    cursor.execute(f"SELECT {_VALUES} FROM hot WHERE ts_ms = ? AND animal = ?", row[:2])
-    return Outcome.DUPLICATE if cursor.fetchone() == row[2:11] else Outcome.CONFLICT
+def _same(held: Row | None, row: Row) -> bool:
+    """Whether the collar sent the same values; arrival and flags do not count."""
+    return held is not None and held[2:11] == row[2:11]
 
 
 def _widen_hours(db: sqlite3.Connection, touched: set[tuple[int, int]]) -> None:

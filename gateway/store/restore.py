@@ -27,6 +27,7 @@ from gateway.store.integrity import verify
 from gateway.store.migrations import migrate, migrations
 from gateway.store.opening import WriterLock, is_new, make_directory, probe
 from gateway.store.snapshot import Snapshot, remove_database, sync_directory
+from gateway.store.takeover import take_over
 
 RESTORING = ".restoring"
 """Ends the name of the new store until it is whole."""
@@ -165,6 +166,7 @@ def _prepare(source: Path, new: Path, owner: tuple[int, int]) -> tuple[str, int,
     try:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
             migrate(db, migrations())
+            take_over(db)
             db.execute(
                 "INSERT INTO meta (key, value) VALUES ('epoch', ?)"
                 " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -181,7 +183,7 @@ def _prepare(source: Path, new: Path, owner: tuple[int, int]) -> tuple[str, int,
 
 def _contents(db: sqlite3.Connection) -> tuple[int, int | None]:
     """Readings in both of their homes, and the newest instant."""
-    (hot_n,) = db.execute("SELECT count(*) FROM hot").fetchone()
+    (hot_n,) = db.execute("SELECT count(*) FROM hot_readings").fetchone()
     (packed_n,) = db.execute("SELECT ifnull(sum(rows_n), 0) FROM chunks").fetchone()
     last = newest.recent(db, None, 1)
     return hot_n + packed_n, last[0].timestamp_ms if last else None

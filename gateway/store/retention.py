@@ -54,7 +54,7 @@ def arrival_hours(
     until = min(before_hour, journal.cursors(db).packed_hour + 1)
     rows = db.execute(
         "SELECT DISTINCT arrival_hour FROM arrived a WHERE arrival_hour < ? AND (? OR NOT EXISTS"
-        " (SELECT 1 FROM dirty d WHERE d.hour = a.hour AND d.animal = a.animal))"
+        " (SELECT 1 FROM undelivered d WHERE d.hour = a.hour AND d.animal = a.animal))"
         " ORDER BY arrival_hour LIMIT ?",
         (until, undelivered_too, limit),
     )
@@ -69,14 +69,14 @@ def drop_readings(db: sqlite3.Connection, arrival_hour: int, *, undelivered_too:
         arrival_hour: hours since 1970.
         undelivered_too: whether also those that a destination still waits for.
     """
-    dirty: set[journal.SliceKey] = set(
+    wanted: set[journal.SliceKey] = set(
         db.execute(
             "SELECT a.hour, a.animal FROM arrived a"
-            " CROSS JOIN dirty d ON d.hour = a.hour AND d.animal = a.animal WHERE a.arrival_hour = ?",
+            " CROSS JOIN undelivered d ON d.hour = a.hour AND d.animal = a.animal WHERE a.arrival_hour = ?",
             (arrival_hour,),
         )
     )
-    kept = set() if undelivered_too else dirty
+    kept = set() if undelivered_too else wanted
     going = [one for one in journal.slices_of(db, arrival_hour) if one not in kept]
     readings = waiting = 0
     for hour, animal in going:
@@ -86,12 +86,12 @@ def drop_readings(db: sqlite3.Connection, arrival_hour: int, *, undelivered_too:
         ).fetchone()
         if row is not None:
             readings += row[0]
-            waiting += row[0] if (hour, animal) in dirty else 0
+            waiting += row[0] if (hour, animal) in wanted else 0
     journal.forget(db, arrival_hour, going)
     # A slice that has got a late reading since is still to be delivered.
     alive = journal.slices_after(db, journal.cursors(db).packed_hour)
-    gone = [one for one in going if one in dirty and one not in alive]
-    db.executemany("DELETE FROM dirty WHERE hour = ? AND animal = ?", gone)
+    gone = [one for one in going if one in wanted and one not in alive]
+    db.executemany("DELETE FROM undelivered WHERE hour = ? AND animal = ?", gone)
     count(db, "dropped_readings", readings)
     count(db, "dropped_undelivered", waiting)
     return Dropped(readings, waiting)

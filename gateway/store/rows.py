@@ -1,7 +1,7 @@
-"""A reading as a row of `hot`, and back. Pure.
+"""A reading as a row of scaled whole numbers, and back. Pure.
 
 Values are scaled integers (temperature and gyro 1/100, acceleration and motion intensity 1/1000), so
-a reading costs about 46 bytes there; what is read back is the sent value at that resolution.
+a reading costs about 46 bytes in the store; what is read back is the sent value at that resolution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STATE_CODES = {"lying": 1, "standing": 2, "walking": 3, "feeding": 4, "ruminatin
 _WORDS = {code: word for word, code in STATE_CODES.items()}
 
 Row = tuple[Any, ...]
-"""In the order of the columns of `hot`: ts_ms, animal, temperature_centi, fxa_milli, mya_milli,
+"""In this order: ts_ms, animal, temperature_centi, fxa_milli, mya_milli,
 rza_milli, sxg_centi, lyg_centi, dzg_centi, state, motion_milli, received_ms, flags."""
 
 

@@ -81,8 +81,7 @@ def rows_of_hour(db: sqlite3.Connection, hour: int, animals: Collection[int]) ->
         with chunks.named(hour, animal):
             for row in chunks.rows_of(data, animal):
                 found[animal, row[0]] = row
-    query = "SELECT * FROM hot WHERE ts_ms >= ? AND ts_ms < ?"
-    for row in db.execute(query, (hour * HOUR_MS, (hour + 1) * HOUR_MS)):
+    for row in hot.rows(db, hour * HOUR_MS, (hour + 1) * HOUR_MS):
         if row[1] in animals:
             found.setdefault((row[1], row[0]), row)
     return [found[place] for place in sorted(found)]
@@ -92,7 +91,7 @@ def hours_with_data(db: sqlite3.Connection, from_hour: int, to_hour: int) -> Ite
     """Hours in a span that have readings, ascending; empty years are jumped over."""
     hour = from_hour
     while hour < to_hour:
-        (instant,) = db.execute("SELECT min(ts_ms) FROM hot WHERE ts_ms >= ?", (hour * HOUR_MS,)).fetchone()
+        instant = hot.first_ms(db, hour * HOUR_MS)
         first = (chunks.key(hour, 0),)
         (slice_,) = db.execute("SELECT min(slice) FROM chunks WHERE slice >= ?", first).fetchone()
         candidates = []
@@ -124,14 +123,14 @@ def cells(
     Raises:
         ChunkError: a chunk is damaged; names hour and animal.
     """
-    names = ["ts_ms", "animal", *(COLUMNS[column][0] for column in columns)]
+    names = [COLUMNS[column][0] for column in columns]
     places = [COLUMNS[column][1] for column in columns]
     everyone = animals if animals is not None else Everyone()
     parts = []
     for hour, animal, data in packed(db, from_ms // HOUR_MS, -(-to_ms // HOUR_MS), everyone):
         with chunks.named(hour, animal):
             column = chunks.decode(data, [chunks.TS_MS, *places]).column
-        rows = np.empty((len(column[chunks.TS_MS]), len(names)), np.int64)
+        rows = np.empty((len(column[chunks.TS_MS]), 2 + len(names)), np.int64)
         rows[:, 0], rows[:, 1] = column[chunks.TS_MS], animal
         for at, place in enumerate(places, 2):
             rows[:, at] = column[place]

@@ -26,7 +26,7 @@ import numpy as np
 from gateway.core.buckets import joined
 from gateway.core.windows import Windows
 from gateway.services.rebuild import Rebuild
-from gateway.store import chunks, columns, journal, rollups
+from gateway.store import chunks, columns, hot, journal, rollups
 from gateway.store.database import Connection, Database
 from tests.bench.load import connect_packet, publish_packet
 from tests.conftest import ROOT
@@ -87,14 +87,15 @@ def _close(db: Connection, now_hour: int) -> None:
     journal.advance(db, journal.ROLLED, now_hour - 2)
     db.execute(
         "INSERT OR IGNORE INTO arrived SELECT DISTINCT received_ms / 3600000, ts_ms / 3600000, animal"
-        " FROM hot WHERE ts_ms >= ?",
+        " FROM hot_readings WHERE ts_ms >= ?",
         ((now_hour - RAW_HOURS) * HOUR_MS,),
     )
 
 
 def _insert(db: Connection, instants_ms: range, animals: int) -> None:
-    marks = ",".join("?" * 13)
-    db.executemany(f"INSERT INTO hot VALUES ({marks})", _rows(instants_ms, animals))
+    cursor = db.cursor()
+    for row in _rows(instants_ms, animals):
+        hot.insert(cursor, row)
 
 
 def _rows(instants_ms: range, animals: int) -> Iterator[tuple[int | None, ...]]:

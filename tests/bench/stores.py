@@ -89,7 +89,7 @@ class GatewayStore:
 
     def at_rest(self, now_ms: int) -> tuple[int, int]:
         asyncio.run(self._keep(now_ms))
-        (hot,) = self.database.read_now(lambda db: db.execute("SELECT count(*) FROM hot").fetchone())
+        (hot,) = self.database.read_now(lambda db: db.execute("SELECT count(*) FROM hot_readings").fetchone())
         assert hot == 0, f"{hot} readings are not packed"
         query = "SELECT sum(rows_n) FROM chunks"
         (count,) = self.database.read_now(lambda db: db.execute(query).fetchone())

@@ -180,7 +180,7 @@ def power_cuts_in_packing(home: Path, image: Path, *, cuts: int, seed: int) -> N
             with closing(open_readonly(card.mount / STORE)) as db:
                 assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
                 (packed,) = db.execute("SELECT ifnull(sum(rows_n), 0) FROM chunks").fetchone()
-                (hot,) = db.execute("SELECT count(*) FROM hot").fetchone()
+                (hot,) = db.execute("SELECT count(*) FROM hot_readings").fetchone()
                 readings = [one for hour in history.raw(db, 0, 2**53) for one in hour]
         assert hot + packed == len(sent), "a reading lies in both places, or in none"
         assert {(one.cow_id, one.timestamp_ms) for one in readings} == sent.keys()

@@ -90,11 +90,11 @@ def test_a_barn_that_runs_for_months_keeps_two_days_raw_ninety_packed_and_figure
                 await barn.clock.advance_to(T0 + (24 * day + 24) * HOUR_MS)
                 for _ in range(3):  # a day's worth of hours takes more than one run
                     await service.run()
-        assert barn.count("hot") <= 51 * 180
+        assert barn.count("hot_readings") <= 51 * 180
         assert barn.count("chunks") <= (5 * 24 + 2) * 3 + 24 * 3
         assert 12 * 3 <= barn.count("rollups") <= 13 * 3
         assert barn.count("damaged_chunks") == 0
-        stored = barn.count("hot") + sum(barn.database.read_now(lambda db: [
+        stored = barn.count("hot_readings") + sum(barn.database.read_now(lambda db: [
             n for (n,) in db.execute("SELECT rows_n FROM chunks")
         ]))  # fmt: skip
         assert stored + service.dropped["dropped_readings"] == 15 * 24 * 180
@@ -119,7 +119,7 @@ def test_a_store_over_its_budget_lets_the_oldest_go_and_tells_once(tmp_path: Pat
         assert barn.count("chunks") < packed
         left = barn.database.read_now(lambda db: db.execute("SELECT min(slice) FROM chunks").fetchone()[0])
         assert left >> chunks.ANIMAL_BITS > HOUR0, "the oldest went"
-        assert barn.count("hot") == 48 * 60 * 8, "what is not packed yet stays"
+        assert barn.count("hot_readings") == 48 * 60 * 8, "what is not packed yet stays"
         (told,) = barn.told
         assert told.kind == "store_budget"
         assert "readings are let go" in told.sentence
@@ -188,7 +188,7 @@ def test_an_untrusted_clock_packs_but_lets_nothing_go_by_age(tmp_path: Path) -> 
         service = barn.housekeep()
         await barn.hours(0, 2)
         await service.run()
-        assert barn.count("hot") == 0
+        assert barn.count("hot_readings") == 0
         assert barn.count("chunks") == 6
         assert service.dropped == {}
 
@@ -243,7 +243,7 @@ def test_one_run_is_bounded_and_the_next_goes_on(tmp_path: Path, monkeypatch: py
             await service.run()
             done.append(service.counters["rolled_hours"])
         assert done == [5, 10, 12, 12]
-        assert barn.count("hot") == 0
+        assert barn.count("hot_readings") == 0
 
     run(tmp_path, scene)
 
@@ -257,7 +257,7 @@ def test_free_room_goes_back_to_the_file_system_in_small_pieces(
         service = barn.housekeep()
         await barn.hours(0, 72, cows=20)
         await barn.clock.advance_to(T0 + 72 * HOUR_MS)
-        await barn.database.write(lambda db: db.execute("DELETE FROM hot").rowcount)
+        await barn.database.write(lambda db: db.execute("DELETE FROM hot_readings").rowcount)
         before = barn.database.read_now(retention.size)
         await service.run()
         after = barn.database.read_now(retention.size)

@@ -27,7 +27,7 @@ def append(db: Database, start: int, n: int) -> None:
 
 
 def count(con: sqlite3.Connection) -> int:
-    return int(con.execute("SELECT count(*) FROM hot").fetchone()[0])
+    return int(con.execute("SELECT count(*) FROM hot_readings").fetchone()[0])
 
 
 # --- the writer thread ----------------------------------------------------------------------------
@@ -93,9 +93,9 @@ def test_reader_sees_commits_while_the_writer_is_in_its_next_transaction(db: Dat
 
 def test_readers_cannot_write(db: Database) -> None:
     with pytest.raises(StoreError, match="attempt to write a readonly database"):
-        db.read_now(lambda con: con.execute("DELETE FROM hot"))
+        db.read_now(lambda con: con.execute("DELETE FROM hot_readings"))
     with closing(open_readonly(db.path)) as con, pytest.raises(sqlite3.OperationalError):
-        con.execute("DELETE FROM hot")
+        con.execute("DELETE FROM hot_readings")
 
 
 def test_one_read_is_one_snapshot(db: Database) -> None:
@@ -241,7 +241,7 @@ def test_damage_met_while_running(path: Path, monkeypatch: pytest.MonkeyPatch) -
     db = Database.open(path)
     try:
         with pytest.raises(StoreError, match="malformed") as caught:
-            db.read_now(lambda con: con.execute("SELECT sum(fxa_milli) FROM hot").fetchone())
+            db.read_now(lambda con: con.execute("SELECT sum(fxa_milli) FROM hot_readings").fetchone())
         assert "restore a backup" in caught.value.hint
     finally:
         db.close_now()
@@ -474,7 +474,7 @@ from gateway.core.readings import Reading
 from gateway.store import readings
 from gateway.store.database import Database
 db = Database.open(Path(sys.argv[1]))
-query = "SELECT coalesce(max(ts_ms), 1000000000000) FROM hot"
+query = "SELECT coalesce(max(ts_ms), 1000000000000) FROM hot_readings"
 start = db.read_now(lambda con: con.execute(query).fetchone()[0])
 while True:
     batch = [Reading("C%d" % (i % 7), start + i, 38.5, 0, 0, 1.0) for i in range(1, 101)]
@@ -496,7 +496,7 @@ def test_kill_9_loses_nothing_acknowledged(path: Path) -> None:
         db = Database.open(path)
         try:
             top, rows = db.read_now(
-                lambda con: con.execute("SELECT max(ts_ms), count(*) FROM hot").fetchone()
+                lambda con: con.execute("SELECT max(ts_ms), count(*) FROM hot_readings").fetchone()
             )
             assert top >= acknowledged
             assert rows == top - 10**12  # each once, no hole, no half batch

@@ -89,12 +89,12 @@ def test_another_programs_database_is_named_as_such(tmp_path: Path) -> None:
     [
         (
             "UPDATE animals SET id = 77 WHERE cow_id = 'COW_1'",
-            "table hot",
+            "table hot_readings",
             "3 readings of animal number 1, which is not in animals",
         ),
         (
-            "INSERT INTO dirty (hour, animal, rev) VALUES (490000, 9, 0)",
-            "table dirty",
+            "INSERT INTO undelivered (hour, animal, claim) VALUES (490000, 9, 0)",
+            "table undelivered",
             "1 slices to be delivered of animal number 9, which is not in animals",
         ),
         (

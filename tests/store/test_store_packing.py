@@ -100,7 +100,7 @@ def test_every_reading_is_the_same_before_and_after_packing(con: sqlite3.Connect
     before = everything(con)
     assert before == by_place(sent)
     assert keep_house(con, HOUR0 + 60) == len(sent)
-    assert con.execute("SELECT count(*) FROM hot").fetchone() == (0,)
+    assert con.execute("SELECT count(*) FROM hot_readings").fetchone() == (0,)
     assert everything(con) == before
     assert con.execute("SELECT sum(rows_n) FROM chunks").fetchone() == (len(sent),)
 
@@ -129,7 +129,7 @@ def test_late_readings_of_a_packed_hour_are_compared_with_it_and_merged(con: sql
     assert readings.append(con, [*again, other, fresh]) == [
         Outcome.DUPLICATE, Outcome.DUPLICATE, Outcome.CONFLICT, Outcome.STORED,
     ]  # fmt: skip
-    assert con.execute("SELECT count(*) FROM hot").fetchone() == (1,)
+    assert con.execute("SELECT count(*) FROM hot_readings").fetchone() == (1,)
     assert everything(con) == by_place([*sent, fresh])
     assert keep_house(con, HOUR0 + 70 + 49) == 1
     assert everything(con) == by_place([*sent, fresh])
@@ -171,7 +171,7 @@ def test_a_journal_from_the_future_is_brought_back(con: sqlite3.Connection) -> N
     assert not journal.ahead(con, HOUR0 + 2)
     readings.append(con, [reading("C00", 121)])
     keep_house(con, HOUR0 + 60)
-    assert con.execute("SELECT count(*) FROM hot").fetchone() == (0,)
+    assert con.execute("SELECT count(*) FROM hot_readings").fetchone() == (0,)
     assert len(everything(con)) == 62
 
 

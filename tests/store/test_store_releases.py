@@ -60,10 +60,25 @@ def reading(row: tuple[object, ...]) -> Reading:
     )
 
 
-def undelivered(db: sqlite3.Connection) -> set[tuple[int, str]]:
+TAKEN_OVER = {"readings", "windows"}
+"""What its own tables no longer show, because today's code has moved it (store/takeover.py)."""
+
+
+def waiting_there(db: sqlite3.Connection) -> set[tuple[int, str]]:
+    """Slices the release would still deliver."""
     return set(
         db.execute("SELECT d.hour, a.cow_id FROM dirty d JOIN animals a ON a.id = d.animal WHERE d.hour > 0")
     )
+
+
+def waiting_here(db: sqlite3.Connection) -> set[tuple[int, str]]:
+    """Slices today's code would still deliver."""
+    return {
+        (hour, cow_id)
+        for hour, cow_id in db.execute(
+            "SELECT d.hour, a.cow_id FROM undelivered d JOIN animals a ON a.id = d.animal"
+        )
+    }
 
 
 @released
@@ -71,14 +86,17 @@ def test_todays_code_opens_it_and_every_row_is_there(tmp_path: Path, dump: str, 
     path = tmp_path / "data" / "alert_state.db"
     load(dump, path)
     with closing(sqlite3.connect(path)) as old:
-        before, waiting = release.read(old), undelivered(old)
+        before, waiting = release.read(old), waiting_there(old)
+    assert all(before.values())
     db = Database.open(path)
     assert (db.gateway_id, db.epoch) == ("gw-0123456789ab", "abcdef012345")
     assert db.read_now(lambda c: c.execute("PRAGMA user_version").fetchone()) == (len(migrations()),)
-    assert db.read_now(release.read) == before
-    assert db.read_now(undelivered) == waiting
-    assert all(before.values())
-    _knows_all(db, before)
+    after = db.read_now(release.read)
+    assert {name: after[name] for name in after if name not in TAKEN_OVER} == {
+        name: before[name] for name in before if name not in TAKEN_OVER
+    }
+    assert db.read_now(waiting_here) == waiting
+    _knows_all(db, before, before["readings"])
     db.close_now()
     assert verify(path) == []
 
@@ -89,48 +107,61 @@ def test_its_own_code_goes_on_with_the_migrated_file_and_nothing_is_lost(
 ) -> None:
     path = tmp_path / "data" / "alert_state.db"
     load(dump, path)
+    with closing(sqlite3.connect(path)) as old:
+        first = release.read(old)["readings"]
     Database.open(path).close_now()
     with closing(sqlite3.connect(path, isolation_level=None)) as old:  # the rollback
         release.opens(old)
         before = release.read(old)
+        waited = waiting_here(old)
         old.execute("BEGIN IMMEDIATE")
         release.write(old)
         old.execute("COMMIT")
-        after, waiting = release.read(old), undelivered(old)
+        after = release.read(old)
+        assert waiting_here(old) == waited, "what it does not know it does not touch"
     for name, rows in before.items():
         kept = set(rows) - set(after[name])
         assert not kept or name in {"cursors", "animals"}, f"{name}: {kept}"
-    assert len(after["readings"]) == len(before["readings"]) + len(release.NEW_READINGS)
-    assert {(row[1] // 3_600_000, row[0]) for row in release.NEW_READINGS} <= waiting
+    assert len(after["readings"]) == len(release.NEW_READINGS)
+    assert len(after["sensor_data"]) == len(first) + len(release.NEW_READINGS)
 
     db = Database.open(path)  # and forward again
-    assert db.read_now(release.read) == after
-    assert db.read_now(undelivered) == waiting
-    _knows_all(db, after)
+    new = {(row[1] // 3_600_000, row[0]) for row in release.NEW_READINGS}
+    assert db.read_now(waiting_here) == waited | new
+    marked = db.read_now(
+        lambda c: set(
+            c.execute("SELECT r.hour, a.cow_id FROM arrived r JOIN animals a ON a.id = r.animal").fetchall()
+        )
+    )
+    assert new <= marked, "it will be rolled up and packed"
+    _knows_all(db, after, first + after["readings"])
     db.close_now()
     assert verify(path) == []
 
 
 @released
-def test_what_it_did_not_deliver_it_still_can_after_the_rollback(
+def test_a_rollback_delivers_its_own_and_leaves_what_waits_here(
     tmp_path: Path, dump: str, release: ModuleType
 ) -> None:
     path = tmp_path / "data" / "alert_state.db"
     load(dump, path)
     Database.open(path).close_now()
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        waited = waiting_here(old)
+        assert waited
+        release.append(old, release.NEW_READINGS)
         assert release.ship(old) > 0
-        assert undelivered(old) == set()
-        release.append(old, release.NEW_READINGS[:1])
-        assert len(undelivered(old)) == 1
+        assert waiting_there(old) == set()
     db = Database.open(path)
-    assert len(db.read_now(undelivered)) == 1
+    assert db.read_now(waiting_here) == waited
     db.close_now()
 
 
-def _knows_all(db: Database, rows: dict[str, list[tuple[object, ...]]]) -> None:
+def _knows_all(
+    db: Database, rows: dict[str, list[tuple[object, ...]]], stored: list[tuple[object, ...]]
+) -> None:
     """Today's functions see what the release's own statements see."""
-    known = [reading(row) for row in rows["readings"]]
+    known = [reading(row) for row in stored]
     assert set(db.write_now(lambda c: readings.append(c, known))) == {Outcome.DUPLICATE}
     assert [alert.id for alert in db.read_now(alerts.open_alerts)] == [row[0] for row in rows["open"]]
     assert db.read_now(lambda c: [e.seq for e in outbox.after(c, 0, 1000)]) == [
@@ -162,7 +193,10 @@ FORBIDDEN = re.compile(
 def shrinking(sql: str) -> list[str]:
     """Statements that take something away; comments are no statements. What a trigger does later
     counts too: the old code would run into it."""
-    return FORBIDDEN.findall(re.sub(r"--[^\n]*", "", sql))
+    sql = re.sub(r"--[^\n]*", "", sql)
+    for view in re.findall(r"CREATE VIEW (\w+)", sql):
+        sql = sql.replace(f"DROP VIEW {view};", "")  # a view holds nothing, and is there again
+    return FORBIDDEN.findall(sql)
 
 
 def test_migrations_only_expand() -> None:
