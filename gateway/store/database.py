@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import StoreError
-from gateway.store.faults import is_store_fault, store_error
+from gateway.store.faults import is_damage, is_store_fault, store_error
 from gateway.store.migrations import migrate, migrations
-from gateway.store.opening import (
-    WriterLock,
-    connect_readonly,
-    connect_writer,
-    is_new,
-    make_directory,
-    probe,
-)
+from gateway.store.opening import connect_readonly, connect_writer, is_new, make_directory, probe
+from gateway.store.quarantine import Recovery, note_damage, set_aside_if_damaged, sources_of
+from gateway.store.renewal import Identity, settle_identity
+from gateway.store.writer_lock import WriterLock
 
 T = TypeVar("T")
 
@@ -48,57 +44,72 @@ class Database:
         path: the file.
         gateway_id: made at first boot, never changes.
         epoch: random, new with every new store file (decision 39).
+        identity: both, and what was taken over from a damaged store.
+        recovery: what the opening had to do; None usually.
+        salvage_sources: names of damaged files beside it whose readings are still to be salvaged.
         commits: transactions on disk since it was opened.
         failures: transactions that disk, file or lock refused since it was opened.
     """
 
     @classmethod
-    def open(cls, path: Path, *, timeout_s: float = 5.0) -> Database:
+    def open(cls, path: Path, now_ms: int | None = None, *, timeout_s: float = 5.0) -> Database:
         """Open or create the store, bring its schema up to date and start the writer thread.
+
+        A damaged store is set aside and a new one takes its place at once (`recovery` tells).
 
         Args:
             path: the file; its directory is created.
+            now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
             timeout_s: how long to wait for a lock that another program holds (S0-035).
 
         Raises:
-            StoreError: damaged, not a store, of a newer gateway, in use, or not writable. The
+            StoreUnavailableError: card full, read-only or failing, or the store is locked: later.
+            StoreError: not a store, in use by another gateway, or not writable. Either way the
                 file is left as it is.
         """
         make_directory(path)
         lock = WriterLock(path)
+        log = path.with_name(path.name + "-wal")
+        had_log = log.exists()
+        stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         try:
-            if not is_new(path):
-                probe(path, timeout_s)
+            recovery = set_aside_if_damaged(path, lock, timeout_s, stamp_ms)
             db = connect_writer(path, timeout_s)
             try:
+                lock.log_opened()
                 migrate(db, migrations())
-                gateway_id, epoch = _identity(db)
+                identity = settle_identity(path, db, recovery)
+                sources = sources_of(db)
             except BaseException:  # closed, then raised again
                 db.close()
                 raise
-        except sqlite3.Error as error:
-            lock.release()
-            raise store_error(path, error) from error
-        except BaseException:  # given back, then raised again
-            lock.release()
+        except BaseException as error:  # given back, then raised again
+            lock.release(closed=had_log and not log.exists())
+            if isinstance(error, sqlite3.Error):
+                raise store_error(path, error) from error
             raise
-        return cls(path, db, lock, gateway_id=gateway_id, epoch=epoch, timeout_s=timeout_s)
+        return cls(path, db, lock, identity, recovery, sources, timeout_s=timeout_s)
 
     def __init__(
         self,
         path: Path,
         writer: sqlite3.Connection,
         lock: WriterLock,
+        identity: Identity,
+        recovery: Recovery | None,
+        salvage_sources: tuple[str, ...],
         *,
-        gateway_id: str,
-        epoch: str,
         timeout_s: float,
     ) -> None:
         self.path = path
-        self.gateway_id = gateway_id
-        self.epoch = epoch
+        self.identity = identity
+        self.gateway_id = identity.gateway_id
+        self.epoch = identity.epoch
+        self.recovery = recovery
+        self.salvage_sources = salvage_sources
         self.commits = 0
         self.failures = 0
+        self._damage: Future[None] = Future()
         self._lock = lock
         self._timeout_s = timeout_s
         self._writer = writer
@@ -111,6 +122,14 @@ class Database:
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._write_jobs, name="store-write", daemon=True)
         self._thread.start()
+
+    async def watch(self) -> None:
+        """Wait for damage that reader or writer meets; runs as long as there is none.
+
+        Raises:
+            StoreDamagedError: the store must be closed; its next opening sets it aside.
+        """
+        await asyncio.shield(asyncio.wrap_future(self._damage))
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one transaction in the writer thread; returns once it is on disk.
@@ -161,7 +180,7 @@ class Database:
         except sqlite3.Error as error:
             if not is_store_fault(error):
                 raise
-            raise store_error(self.path, error) from error
+            raise self._fault(error) from error
         finally:
             self._readers.put(db)
 
@@ -196,8 +215,9 @@ class Database:
         for _ in range(READERS):
             self._readers.put(None)  # whoever still waits for one wakes and is told
         # The last connection folds the log into the file; if it cannot, the log stays valid.
+        self._lock.log_closing()
         self._writer.close()
-        self._lock.release()
+        self._lock.release(closed=True)
 
     def _submit(self, work: Callable[[sqlite3.Connection], Any] | None) -> Future[Any]:
         job = _Job(work)
@@ -212,6 +232,17 @@ class Database:
                     "the card is too slow or hangs; check dmesg",
                 ) from None
         return job.answer
+
+    def _fault(self, error: sqlite3.Error) -> StoreError:
+        """The error to tell; damage is noted beside the store and ends `watch`."""
+        fault = store_error(self.path, error)
+        if is_damage(error):
+            with self._closing:
+                first = not (self._damage.done() or self._closed)
+                if first:
+                    note_damage(self.path, self.epoch, str(error))
+                    self._damage.set_exception(fault)
+        return fault
 
     def _closed_error(self) -> StoreError:
         return StoreError(f"{self.path}: the store is closed")
@@ -244,7 +275,7 @@ class Database:
             if not is_store_fault(error):
                 raise
             self.failures += 1
-            raise store_error(self.path, error) from error
+            raise self._fault(error) from error
         self.commits += 1
         return result
 
@@ -272,11 +303,3 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         return connect_readonly(path, timeout_s=5.0)
     except sqlite3.Error as error:
         raise store_error(path, error) from error
-
-
-def _identity(db: sqlite3.Connection) -> tuple[str, str]:
-    """The ids in `meta`, made when the file is new."""
-    made = {"gateway_id": f"gw-{secrets.token_hex(6)}", "epoch": secrets.token_hex(6)}
-    db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", made.items())
-    kept = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('gateway_id', 'epoch')"))
-    return str(kept["gateway_id"]), str(kept["epoch"])

@@ -1,0 +1,151 @@
+"""Open a damaged store for reading, without changing a byte of it. Runs in the thread that salvages.
+
+SQLite refuses a file whose first page is gone, however good the rest is. Our own first page is
+known, though: it is the one a new store has. So a log with that single page is laid over a second
+name (a hard link) of the damaged file, and SQLite reads the rest through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.store.migrations import migrate, migrations
+from gateway.store.opening import connect_readonly
+
+PAGE_BYTES = 4096
+"""SQLite's default since 3.12; our stores are never made with another."""
+
+_HEADER_BYTES = 100
+_WAL_HEADER_BYTES = 32
+_WAL_FORMAT = 3_007_000
+VIEW = ".view"
+"""What the second name ends with."""
+
+
+@contextlib.contextmanager
+def damaged_store(bad: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot write, to what is left of a store; any thread may use it.
+
+    Raises:
+        sqlite3.Error: nothing in it can be read.
+    """
+    db = _open(bad)
+    try:
+        yield db
+    finally:
+        db.close()
+        _remove_view(bad)
+
+
+def _open(bad: Path) -> sqlite3.Connection:
+    if bad.stat().st_size >= PAGE_BYTES:  # SQLite would delete the log of an empty file
+        with contextlib.suppress(sqlite3.Error):
+            return _usable(bad)
+    for first_page in _first_pages(bad):
+        with contextlib.suppress(sqlite3.Error, OSError):
+            return _usable(_view(bad, first_page))
+    _remove_view(bad)
+    raise sqlite3.DatabaseError("no table of it can be found")
+
+
+def _remove_view(bad: Path) -> None:
+    for part in ("", "-wal", "-shm"):
+        with contextlib.suppress(OSError):
+            bad.with_name(bad.name + VIEW + part).unlink(missing_ok=True)
+
+
+def _usable(path: Path) -> sqlite3.Connection:
+    db = connect_readonly(path, timeout_s=0)
+    try:
+        db.text_factory = _text
+        db.execute("PRAGMA cell_size_check = ON")
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"meta", "animals", "hot"} <= tables:
+            raise sqlite3.DatabaseError("its list of tables is not ours")
+    except BaseException:  # closed, then raised again
+        db.close()
+        raise
+    return db
+
+
+def _text(data: bytes) -> str | bytes:
+    """Text that is none stays bytes, which no row of ours may hold: one row is refused, not the page."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _first_pages(bad: Path) -> Iterator[bytes]:
+    """Likely first pages: the file's own under a good header, then those of new stores."""
+    with bad.open("rb") as file:
+        own = file.read(PAGE_BYTES).ljust(PAGE_BYTES, b"\0")
+    known = migrations()
+    fresh = [_fresh_page(n) for n in range(len(known), 0, -1)]
+    yield fresh[0][:_HEADER_BYTES] + own[_HEADER_BYTES:]
+    yield from fresh
+
+
+def _fresh_page(version: int) -> bytes:
+    """The first page of a new store of this version; migrations lay tables out the same way each time."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        migrate(db, migrations()[:version])
+        page = bytearray(db.serialize()[:PAGE_BYTES])
+    page[18:20] = b"\2\2"  # write-ahead log
+    page[32:40] = bytes(8)  # no list of free pages: nothing is written
+    return bytes(page)
+
+
+def _view(bad: Path, first_page: bytes) -> Path:
+    """The damaged file under a second name with a log of its own that holds the first page."""
+    _remove_view(bad)
+    view = bad.with_name(bad.name + VIEW)
+    pages = max(1, bad.stat().st_size // PAGE_BYTES)
+    if bad.stat().st_size < PAGE_BYTES:
+        view.write_bytes(bytes(PAGE_BYTES))
+    else:
+        os.link(bad, view)
+    log = bytearray()
+    with contextlib.suppress(FileNotFoundError):
+        log = _committed(bad.with_name(bad.name + "-wal").read_bytes())
+    if not log:
+        log += struct.pack(">8I", 0x377F0682, _WAL_FORMAT, PAGE_BYTES, 0, 1, 1, 0, 0)
+        log[24:32] = _checksum(bytes(log[:24]), b"\0" * 8)
+    else:
+        pages = max(pages, int.from_bytes(log[-PAGE_BYTES - 20 : -PAGE_BYTES - 16], "big"))
+    before = bytes(log[24:32]) if len(log) == _WAL_HEADER_BYTES else bytes(log[-PAGE_BYTES - 8 : -PAGE_BYTES])
+    big = log[3] & 1
+    frame = struct.pack(">2I", 1, pages)
+    sum_ = _checksum(frame + first_page, before, order=">" if big else "<")
+    log += frame + log[16:24] + sum_ + first_page
+    view.with_name(view.name + "-wal").write_bytes(log)
+    return view
+
+
+def _committed(log: bytes) -> bytearray:
+    """The frames of a log up to its last commit, as far as its salts go; empty if it is none of ours."""
+    step = PAGE_BYTES + 24
+    if len(log) < _WAL_HEADER_BYTES + step or log[:3] != b"\x37\x7f\x06" or log[8:12] != b"\0\0\x10\0":
+        return bytearray()
+    end = _WAL_HEADER_BYTES
+    for at in range(_WAL_HEADER_BYTES, len(log) - step + 1, step):
+        if log[at + 8 : at + 16] != log[16:24]:
+            break
+        if any(log[at + 4 : at + 8]):
+            end = at + step
+    return bytearray(log[:end] if end > _WAL_HEADER_BYTES else b"")
+
+
+def _checksum(data: bytes, before: bytes, *, order: str = "<") -> bytes:
+    """SQLite's own: two running sums over pairs of 32-bit words (file format, section 4.2)."""
+    one, two = struct.unpack(">2I", before)
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for x, y in zip(words[::2], words[1::2], strict=True):
+        one = (one + x + two) & 0xFFFFFFFF
+        two = (two + y + one) & 0xFFFFFFFF
+    return struct.pack(">2I", one, two)
