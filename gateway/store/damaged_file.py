@@ -64,13 +64,18 @@ def _usable(path: Path) -> sqlite3.Connection:
     try:
         db.text_factory = _text
         db.execute("PRAGMA cell_size_check = ON")
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not {"meta", "animals", "hot"} <= tables:
-            raise sqlite3.DatabaseError("its list of tables is not ours")
+        db.execute("PRAGMA writable_schema = ON")  # reads a file that is shorter than its header says
+        _check_tables(db)
     except BaseException:  # closed, then raised again
         db.close()
         raise
     return db
+
+
+def _check_tables(db: sqlite3.Connection) -> None:
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"meta", "animals", "hot"} <= tables:
+        raise sqlite3.DatabaseError("its list of tables is not ours")
 
 
 def _text(data: bytes) -> str | bytes:
@@ -97,7 +102,7 @@ def _fresh_page(version: int) -> bytes:
         migrate(db, migrations()[:version])
         page = bytearray(db.serialize()[:PAGE_BYTES])
     page[18:20] = b"\2\2"  # write-ahead log
-    page[32:40] = bytes(8)  # no list of free pages: nothing is written
+    page[28:40] = bytes(12)  # as many pages as there are; no list of free ones
     return bytes(page)
 
 
