@@ -88,7 +88,10 @@ class Database:
             if isinstance(error, sqlite3.Error):
                 raise store_error(path, error) from error
             raise
-        return cls(path, db, lock, identity, recovery, sources, timeout_s=timeout_s)
+        database = cls(path, db, lock, identity, timeout_s=timeout_s)
+        database.recovery = recovery
+        database.salvage_sources = sources
+        return database
 
     def __init__(
         self,
@@ -96,8 +99,6 @@ class Database:
         writer: sqlite3.Connection,
         lock: WriterLock,
         identity: Identity,
-        recovery: Recovery | None,
-        salvage_sources: tuple[str, ...],
         *,
         timeout_s: float,
     ) -> None:
@@ -105,8 +106,8 @@ class Database:
         self.identity = identity
         self.gateway_id = identity.gateway_id
         self.epoch = identity.epoch
-        self.recovery = recovery
-        self.salvage_sources = salvage_sources
+        self.recovery: Recovery | None = None
+        self.salvage_sources: tuple[str, ...] = ()
         self.commits = 0
         self.failures = 0
         self._damage: Future[None] = Future()

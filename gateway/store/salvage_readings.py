@@ -7,17 +7,21 @@ wins, and a salvage that was cut off can simply be begun again.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 
 from gateway.core import validation
 from gateway.core.readings import Reading
 from gateway.store import readings
+from gateway.store.damaged_file import damaged_store
 from gateway.store.readings import HOUR_MS
-from gateway.store.salvage import Tables, Tally
-from gateway.store.salvage_walk import Row, Table, everything, rows
+from gateway.store.renewal import newest_backup, reading
+from gateway.store.salvage import Tables, Tally, animal_names
+from gateway.store.salvage_walk import Gap, Row, Table, everything, rows
 
 PIECE_ROWS = 250
 """Readings in one piece: about 5 ms of the writer's thread on a laptop, 25 ms on a Pi 4, besides the
@@ -49,6 +53,60 @@ _BOUNDS = (  # of the scaled columns, as validation admits them: lowest, highest
 _MOTION_MAX = round(validation.MOTION_INTENSITY_MAX * 1000)
 
 
+class Source:
+    """One file that readings are taken from; all methods block and run in one worker thread.
+
+    Attributes:
+        unreadable: why nothing in it can be read; "" where something can.
+    """
+
+    def __init__(self, file: Path | None, tally: Tally, wanted: Tables | None, *, damaged: bool) -> None:
+        self._file = file
+        self._tally = tally
+        self._wanted = wanted
+        self._damaged = damaged
+        self.unreadable = ""
+        self._stack = contextlib.ExitStack()
+        self._pieces: Iterator[Piece] = iter(())
+
+    @classmethod
+    def damaged(cls, file: Path, tally: Tally) -> Source:
+        """A store that was set aside."""
+        return cls(file, tally, None, damaged=True)
+
+    @classmethod
+    def backup(cls, path: Path, gateway_id: str, wanted: Tables) -> Source:
+        """The newest whole backup of the store at `path`, for what was lost; empty without one."""
+        return cls(newest_backup(path, gateway_id), Tally(), wanted, damaged=False)
+
+    def open(self) -> None:
+        """Make it ready; what cannot be opened at all gives no piece."""
+        if self._file is None:
+            return
+        try:
+            how = damaged_store if self._damaged else reading
+            db = self._stack.enter_context(how(self._file))
+            self._pieces = pieces(db, animal_names(db), self._tally, self._wanted)
+        except (sqlite3.Error, OSError) as error:
+            self.unreadable = "it is not there any more" if isinstance(error, OSError) else str(error)
+            self._tally.lost = {HOT.name: [everything(HOT)]}
+
+    def next_piece(self) -> Piece | None:
+        """The next work for the writer; None at the end."""
+        return next(self._pieces, None)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._pieces = iter(())
+        self._stack.close()
+
+
+def spans_ms(tally: Tally) -> list[tuple[int, int]]:
+    """When the lost readings were sent, UTC epoch milliseconds, both ends exclusive, oldest first."""
+    gaps = tally.lost.get(HOT.name, [])
+    return sorted((gap.after if gap.after >= HOT.keys_from else 0, gap.before) for gap in gaps)
+
+
 class _Slice(msgspec.Struct, frozen=True):
     hour: int
     animal: int
@@ -66,7 +124,7 @@ def pieces(
         tally: told of every row as it is read.
         wanted: of these tables only these keys (what another source could not give).
     """
-    spans = [everything(HOT)] if wanted is None else wanted.get(HOT.name, [])
+    spans = [everything(HOT)] if wanted is None else _with_ends(wanted.get(HOT.name, []))
     for span in spans:
         part: list[Reading] = []
         slices: dict[tuple[int, int], _Slice] = {}
@@ -84,6 +142,11 @@ def pieces(
                 part, slices = [], {}
         if part:
             yield _append(part, slices, _undelivered(source, slices))
+
+
+def _with_ends(gaps: list[Gap]) -> list[Gap]:
+    """Rows that share their first key column with a gap's end may be lost, too."""
+    return [Gap(gap.after - 1, gap.before + 1) for gap in gaps]
 
 
 def reading_of(row: Row, names: dict[int, str]) -> Reading | None:
