@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -122,7 +123,7 @@ class Salvage:
             outcome = await self._salvage(left[0])
             left.pop(0)
             rest = tuple(left)
-            await self._write(lambda db, rest=rest: remember_sources(db, rest))
+            await self._write(partial(remember_sources, sources=rest))
             for name in await asyncio.to_thread(prune, self._database.path, rest):
                 log.info("Removed %s: at most the newest damaged stores are kept", name)
             await self._tell_outcome(outcome)

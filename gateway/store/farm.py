@@ -21,7 +21,7 @@ class FarmRegister:
     Attributes:
         path: the file.
         recovered_from: a sentence for the log and a system alert where the file had to be taken
-            from its previous version; None usually.
+            from its previous version or a backup, or begun anew; None usually.
     """
 
     @classmethod
@@ -33,7 +33,8 @@ class FarmRegister:
             now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
 
         Raises:
-            StoreError: neither the file nor its previous version can be read.
+            StoreUnavailableError: a damaged file cannot be put aside for now (card full, read-only).
+            StoreError: a file may not be read, or the directory not be written.
         """
         return cls(AtomicJsonStorage(path, now_ms=now_ms))
 

@@ -27,12 +27,18 @@ class BrokerStatus(msgspec.Struct, frozen=True):
 
 
 class StoreStatus(msgspec.Struct, frozen=True):
-    """The store file. `last_commit_ms` is UTC epoch milliseconds, None before the first."""
+    """The store file.
+
+    Args:
+        last_commit_ms: UTC epoch milliseconds; None before the first.
+        fault: why it cannot be opened for now; None once it is open. The broker waits for it.
+    """
 
     path: Path
     size_bytes: int
     writable: bool
     last_commit_ms: int | None = None
+    fault: str | None = None
 
 
 class DetectorStatus(msgspec.Struct, frozen=True):
@@ -104,10 +110,14 @@ def judge(status: GatewayStatus) -> Verdict:
     unhealthy would restart for ever, and a restart frees no card (decision 41).
     """
     grave = [f"{name} does not answer" for name in status.silent]
-    if not status.broker.listening:
+    if not status.broker.listening and status.store.fault is None:
         grave.append("the broker does not listen")
     slight = list(status.troubles)
-    if not status.store.writable:
+    if status.store.fault is not None:
+        slight.append(
+            f"the store cannot be opened, nothing is acknowledged until it can: {status.store.fault}"
+        )
+    elif not status.store.writable:
         slight.append(f"the store {status.store.path} cannot be written; free some space or check the card")
     if status.uplink is not None and status.uplink.down:
         slight.append(f"the uplink is down, {status.uplink.pending} events wait")
