@@ -43,14 +43,21 @@ def damaged_store(bad: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _open(bad: Path) -> sqlite3.Connection:
+    torn = _torn_page(bad)
     if bad.stat().st_size >= PAGE_BYTES:  # SQLite would delete the log of an empty file
-        with contextlib.suppress(sqlite3.Error):
-            return _usable(bad)
+        with contextlib.suppress(sqlite3.Error, OSError):
+            return _usable(_view(bad, torn) if torn else bad)
     for first_page in _first_pages(bad):
         with contextlib.suppress(sqlite3.Error, OSError):
-            return _usable(_view(bad, first_page))
+            return _usable(_view(bad, {**torn, 1: first_page}))
     _remove_view(bad)
     raise sqlite3.DatabaseError("no table of it can be found")
+
+
+def _torn_page(bad: Path) -> dict[int, bytes]:
+    """A last page that is cut off holds half a row; SQLite would fill it up with zeroes and read it."""
+    whole, rest = divmod(bad.stat().st_size, PAGE_BYTES)
+    return {whole + 1: bytes(PAGE_BYTES)} if rest and whole else {}
 
 
 def _remove_view(bad: Path) -> None:
@@ -106,11 +113,10 @@ def _fresh_page(version: int) -> bytes:
     return bytes(page)
 
 
-def _view(bad: Path, first_page: bytes) -> Path:
-    """The damaged file under a second name with a log of its own that holds the first page."""
+def _view(bad: Path, pages: dict[int, bytes]) -> Path:
+    """The damaged file under a second name, with a log of its own that holds these pages, too."""
     _remove_view(bad)
     view = bad.with_name(bad.name + VIEW)
-    pages = max(1, bad.stat().st_size // PAGE_BYTES)
     if bad.stat().st_size < PAGE_BYTES:
         view.write_bytes(bytes(PAGE_BYTES))
     else:
@@ -118,18 +124,29 @@ def _view(bad: Path, first_page: bytes) -> Path:
     log = bytearray()
     with contextlib.suppress(FileNotFoundError):
         log = _committed(bad.with_name(bad.name + "-wal").read_bytes())
-    if not log:
-        log += struct.pack(">8I", 0x377F0682, _WAL_FORMAT, PAGE_BYTES, 0, 1, 1, 0, 0)
-        log[24:32] = _checksum(bytes(log[:24]), b"\0" * 8)
+    count = max(1, -(-bad.stat().st_size // PAGE_BYTES))
+    if log:
+        sum_ = bytes(log[-PAGE_BYTES - 8 : -PAGE_BYTES])
+        count = int.from_bytes(log[-PAGE_BYTES - 20 : -PAGE_BYTES - 16], "big")
     else:
-        pages = max(pages, int.from_bytes(log[-PAGE_BYTES - 20 : -PAGE_BYTES - 16], "big"))
-    before = bytes(log[24:32]) if len(log) == _WAL_HEADER_BYTES else bytes(log[-PAGE_BYTES - 8 : -PAGE_BYTES])
-    big = log[3] & 1
-    frame = struct.pack(">2I", 1, pages)
-    sum_ = _checksum(frame + first_page, before, order=">" if big else "<")
-    log += frame + log[16:24] + sum_ + first_page
+        log += struct.pack(">6I", 0x377F0682, _WAL_FORMAT, PAGE_BYTES, 0, 1, 1)
+        sum_ = _checksum(bytes(log), bytes(8))
+        log += sum_
+    order = ">" if log[3] & 1 else "<"
+    for number, page in pages.items():
+        if number != 1 and number in _logged(log):
+            continue  # the log has it whole
+        frame = struct.pack(">2I", number, count)
+        sum_ = _checksum(frame + page, sum_, order)
+        log += frame + log[16:24] + sum_ + page
     view.with_name(view.name + "-wal").write_bytes(log)
     return view
+
+
+def _logged(log: bytearray) -> set[int]:
+    """Numbers of the pages a log holds."""
+    starts = range(_WAL_HEADER_BYTES, len(log), PAGE_BYTES + 24)
+    return {int.from_bytes(log[at : at + 4], "big") for at in starts}
 
 
 def _committed(log: bytes) -> bytearray:
@@ -146,7 +163,7 @@ def _committed(log: bytes) -> bytearray:
     return bytearray(log[:end] if end > _WAL_HEADER_BYTES else b"")
 
 
-def _checksum(data: bytes, before: bytes, *, order: str = "<") -> bytes:
+def _checksum(data: bytes, before: bytes, order: str = "<") -> bytes:
     """SQLite's own: two running sums over pairs of 32-bit words (file format, section 4.2)."""
     one, two = struct.unpack(">2I", before)
     words = struct.unpack(f"{order}{len(data) // 4}I", data)

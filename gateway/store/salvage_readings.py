@@ -89,7 +89,7 @@ class Source:
             self._pieces = pieces(db, animal_names(db), self._tally, self._wanted)
         except (sqlite3.Error, OSError) as error:
             self.unreadable = "it is not there any more" if isinstance(error, OSError) else str(error)
-            self._tally.lost = {HOT.name: [everything(HOT)]}
+            self._tally.lost[HOT.name] = [everything(HOT)]
 
     def next_piece(self) -> Piece | None:
         """The next work for the writer; None at the end."""
