@@ -625,7 +625,7 @@ BLOCKS = st.lists(
 
 
 @settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -651,7 +651,7 @@ def test_no_damage_of_whole_blocks_stops_the_start_or_makes_up_a_reading(
 
 
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -668,10 +668,11 @@ def survive(path: Path, data: bytes, altered_max: int) -> None:
     database = open_damaged(path, data)
     try:
         salvage(database)
-        found = stored(database)
-        altered = found.items() - ORIGINALS.items()
+        rows = database.read_now(lambda db: readings.recent(db, None, 10**6))
+        altered = [row for row in rows if ORIGINALS.get((row.cow_id, row.timestamp_ms)) != row]
         assert len(altered) <= altered_max
-        if database.recovery is not None:
+        if database.recovery is not None:  # SQLite's own check may find nothing wrong with an old page
+            assert len({(row.cow_id, row.timestamp_ms) for row in rows}) == len(rows)
             assert database.recovery.bad is not None
             assert database.recovery.bad.read_bytes() == data
     finally:
