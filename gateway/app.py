@@ -21,8 +21,7 @@ from gateway.config import Config
 from gateway.core.alert_event import event_json
 from gateway.core.alerts import Alert
 from gateway.core.detection import jobs_without_detectors
-from gateway.core.findings import Finding
-from gateway.core.severity import Severity
+from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
 from gateway.drivers.broker.embedded import EmbeddedBroker
@@ -35,6 +34,7 @@ from gateway.ports import Clock
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
 from gateway.services.forward import Forward
+from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
 from gateway.services.salvage import Salvage
@@ -55,6 +55,8 @@ SILENCE_S_MAX: Final = 60.0
 card (about 30 s). An explicit "disk full" is an answer (decision 41)."""
 PULSE_S: Final = 10.0
 """How often the schedule shows that it runs."""
+HOUSEKEEPING_S: Final = 60.0
+"""How often the store is put in order; it has work once an hour."""
 
 
 class Gateway:
@@ -178,6 +180,7 @@ class Gateway:
             report=self.alarm.report,
             step_minutes=wiring.step_minutes(config),
         )
+        self._stack.callback(self.detect.close)
         self.ingest = Ingest(
             clock=clock,
             database=self.database,
@@ -197,6 +200,15 @@ class Gateway:
             limits=wiring.door_limits(config),
         )
         self._stack.push_async_callback(self.broker.close)
+        self.housekeep = Housekeep(
+            clock=clock,
+            database=self.database,
+            policy=config.retention,
+            budget_bytes=partial(wiring.store_budget, config),
+            destinations=("cloud",) if config.uplink.enabled else (),
+            readings_wanted=config.uplink.enabled and config.uplink.readings,
+            report=self.alarm.report,
+        )
         self.jobs = Jobs(clock)
         self._opened = True
 
@@ -207,6 +219,7 @@ class Gateway:
         await self._report_recovery()
         await self.ingest.restore()
         self.supervisor.start("store", self.database.watch, critical=True)
+        await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
         await self.broker.start(config.broker.host, config.broker_port)
@@ -248,6 +261,7 @@ class Gateway:
             else:
                 first_s = min(schedule.interval_s, FIRST_RUN_S_MAX)
                 self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job), first_s=first_s)
+        self.jobs.every("housekeeping", HOUSEKEEPING_S, self.housekeep.run)
         if self._own_schedule:
             self.jobs.every("pulse", PULSE_S, self._pulse)
             self.supervisor.start("schedule", self._run_schedule, critical=True)
@@ -331,22 +345,8 @@ class Gateway:
         if self.farm.recovered_from is None:
             return
         log.warning(self.farm.recovered_from)
-        now_ms = self.clock.now_ms()
-        await self.alarm.report(
-            [
-                Finding(
-                    subject="gateway",
-                    kind="farm_register_recovered",
-                    present=True,
-                    severity=Severity.WARNING,
-                    at_ms=now_ms,
-                    onset_ms=now_ms,
-                    confidence=1.0,
-                    sentence=self.farm.recovered_from,
-                    ended=True,
-                )
-            ]
-        )
+        sentence = self.farm.recovered_from
+        await self.alarm.report([told_of_gateway("farm_register_recovered", sentence, self.clock.now_ms())])
 
     async def _drain(self) -> None:
         """Stop reading sockets, then commit and acknowledge what has been read."""

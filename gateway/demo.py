@@ -45,6 +45,7 @@ def demo_config(config: Config) -> Config:
         uplink=replace(config.uplink, enabled=False),
         database=replace(config.database, path=str(FOLDER / "alert_state.db")),
         store=replace(config.store, farm_register=str(FOLDER / "farm.json")),
+        backup=replace(config.backup, enabled=False),  # a barn's backups are not the place for a demo's
         logging=replace(config.logging, log_file=str(FOLDER / "realtime_service.log")),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gateway.config import Config
 from gateway.core.alerts import Alert
 from gateway.core.readings import Reading
-from gateway.store import alerts, readings
+from gateway.store import alerts, newest
 from gateway.store.database import open_readonly
 
 
@@ -19,7 +19,7 @@ def newest_readings(config: Config, cow_id: str | None, limit: int) -> list[Read
         StoreError: there is no store, or it cannot be read.
     """
     with closing(open_readonly(Path(config.database.path))) as db:
-        return readings.recent(db, cow_id, limit)
+        return newest.recent(db, cow_id, limit)
 
 
 def newest_alerts(config: Config, subject: str | None, limit: int) -> list[Alert]:

@@ -8,9 +8,8 @@ the result depends on the file alone, not on the speed of the machine.
 from __future__ import annotations
 
 import asyncio
-import csv
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,6 +23,7 @@ from gateway.drivers.clock import ManualClock
 from gateway.drivers.uplink_mqtt import MqttUplink, UplinkTarget
 from gateway.errors import ConfigError, NetworkError
 from gateway.store import alerts
+from gateway.transfer.sources import Options, Position, by_suffix, open_source
 
 STEP_S = 60.0
 """The clock never jumps further than this at once, so that what falls due in a gap runs in the gap."""
@@ -53,33 +53,28 @@ class ReplayResult(msgspec.Struct, frozen=True):
 
 
 def read_recording(file: Path, temperature_c: float) -> list[RecordedMessage]:
-    """All rows of a CSV file in order of time.
+    """All rows of a recording (CSV or JSON lines, also packed) in order of time.
 
     Raises:
         ConfigError: the file cannot be read, or a row (named by its line) cannot be sent.
     """
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            messages = list(_messages(file, csv.DictReader(lines), temperature_c))
-    except OSError as error:
-        raise ConfigError(f"Cannot read {file}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{file} is not a CSV file in UTF-8: {error}") from error
-    if not messages:
-        raise ConfigError(f"{file} has no rows", hint="expected a header line and one line a reading")
+    messages = []
+    with open_source(str(file), Options(by_suffix(file) or "csv", temperature_c)) as source:
+        for row in source.rows(Position()):
+            message = BadRow(row.fault[1]) if row.fault else _message(row.payload)
+            if isinstance(message, BadRow):
+                raise ConfigError(f"{file}:{row.line}: {message.why}")
+            messages.append(message)
+        source.require_rows(len(messages))
     messages.sort(key=lambda message: message.at_ms)
     return messages
 
 
-def _messages(file: Path, rows: csv.DictReader[str], temperature_c: float) -> Iterator[RecordedMessage]:
-    missing = [n for n in ("cow_id", "timestamp", "fxa", "mya", "rza") if n not in (rows.fieldnames or ())]
-    if missing:
-        raise ConfigError(f"{file}:1: columns missing: {', '.join(missing)}")
-    for row in rows:
-        message = message_of(row, temperature_c)
-        if isinstance(message, BadRow):
-            raise ConfigError(f"{file}:{rows.line_num}: {message.why}")
-        yield message
+def _message(payload: bytes) -> RecordedMessage | BadRow:
+    try:
+        return message_of(msgspec.json.decode(payload, type=dict[str, object]))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return BadRow(f"the row cannot be read: {error}")
 
 
 async def replay(

@@ -5,6 +5,7 @@ Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs af
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.delivery import BackoffPolicy
+from gateway.core.retention import budget_bytes
 from gateway.core.topics import RouteTable, default_routes
 from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
@@ -35,6 +37,12 @@ def ingest_limits(config: Config) -> IngestLimits:
         commit_window_s=config.store.commit_window_ms / 1000,
         queue_max=config.performance.max_queue_size,
     )
+
+
+def store_budget(config: Config) -> int:
+    """Bytes the store may use, of the partition it lies on."""
+    folder = Path(config.database.path).resolve().parent
+    return budget_bytes(config.retention, shutil.disk_usage(folder).total)
 
 
 def step_minutes(config: Config) -> int:
@@ -129,6 +137,7 @@ def private_config(folder: Path) -> Config:
         mqtt=sections.Mqtt(broker_port=0),
         database=sections.Database(path=str(folder / "alert_state.db")),
         store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
+        backup=sections.Backup(enabled=False),
         service=sections.Service(enable_health_check=False),
         panel=sections.PanelPins(driver="mock"),
     )

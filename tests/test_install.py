@@ -126,6 +126,7 @@ def test_the_configuration_for_a_pi_is_closed_and_sound(barn: Path) -> None:
         "store": msgspec.structs.replace(
             expected.store, farm_register="/var/lib/barn-gateway/data/farm.json"
         ),
+        "backup": msgspec.structs.replace(expected.backup, directory="/var/lib/barn-gateway/backups"),
         "logging": msgspec.structs.replace(
             expected.logging, log_file="/var/log/barn-gateway/realtime_service.log"
         ),

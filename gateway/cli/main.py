@@ -1,18 +1,21 @@
-"""`barn-gateway run | check | readings | alerts | replay | panel-off`.
+"""`barn-gateway run`, what looks into a store, and what keeps it: see `barn-gateway --help`.
 
 Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec
 
 import typer
 
 from gateway import __version__
-from gateway.cli import panel, query, replay, run
+from gateway.cli import panel, query, replay, run, store_commands, transfer
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.core.detection import jobs_without_detectors
@@ -21,6 +24,25 @@ from gateway.errors import ConfigError, GatewayError
 TYPER_USAGE_ERROR = 2
 """What typer ends with when a command or an option is wrong; 2 is the store's code here."""
 
+Command = ParamSpec("Command")
+
+
+def quiet_when_unread(command: Callable[Command, None]) -> Callable[Command, None]:
+    """End a command that prints rows without a word when nobody reads on (`| head`): that is no fault."""
+
+    @functools.wraps(command)
+    def quietly(*args: Command.args, **kwargs: Command.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered goes nowhere; otherwise Python's own flush at exit would fail.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+
+    return quietly
+
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -28,8 +50,13 @@ app = typer.Typer(
     help="The barn gateway: broker, store, detectors, light and sound, uplink in one process.",
 )
 app.command("run")(run.run)
-app.command("readings")(query.readings)
-app.command("alerts")(query.alerts)
+app.command("readings")(quiet_when_unread(query.readings))
+app.command("alerts")(quiet_when_unread(query.alerts))
+app.command("import")(transfer.import_)
+app.command("export")(quiet_when_unread(transfer.export))
+app.command("backup")(store_commands.backup)
+app.command("restore")(store_commands.restore)
+app.command("verify-store")(store_commands.verify_store)
 app.command("replay")(replay.replay)
 app.command("panel-off")(panel.panel_off)
 

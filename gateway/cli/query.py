@@ -74,7 +74,10 @@ def print_rows(rows: Sequence[Row], columns: Columns[Row], *, as_json: bool, not
         table = Table(*columns)
         for row in rows:
             table.add_row(*(show(row) for show in columns.values()))
-        Console().print(table)
+        console = Console()
+        with console.capture() as shown:  # rich alone would end with 1 when nobody reads on
+            console.print(table)
+        print(shown.get(), end="")
 
 
 def as_object(row: Reading | Alert) -> dict[str, Any]:

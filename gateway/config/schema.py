@@ -10,6 +10,8 @@ raises as ValueError.
 from __future__ import annotations
 
 import ipaddress
+import re
+from datetime import time
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -17,6 +19,7 @@ from msgspec import Meta, field
 
 from gateway.core.alerts import AlertPolicy
 from gateway.core.detection import Policies
+from gateway.core.retention import RetentionPolicy
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pin = Annotated[int, Meta(ge=2, le=27)]
@@ -109,6 +112,25 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
     commit_window_ms: Annotated[int, Meta(ge=1, le=10_000)] = 500
     farm_register: Text = "data/farm.json"
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """The nightly backup (S0-111..114): where, when (the site's local time), and for how long."""
+
+    enabled: bool = True
+    directory: Text = "backups"
+    at: Text = "02:00"
+    keep_days: Annotated[int, Meta(ge=1, le=366)] = 7
+
+    def __post_init__(self) -> None:
+        """A time that is none would be found out at night."""
+        if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", self.at, re.ASCII):
+            raise ValueError(f'at: "{self.at}" is no time of day; write it like "02:00", in quotes')
+
+    @property
+    def at_local(self) -> time:
+        """`at` as a time of day."""
+        return time.fromisoformat(self.at)
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,12 +234,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     broker: Broker = Broker()
     database: Database = Database()
     store: Store = Store()
+    backup: Backup = Backup()
     detector_schedules: DetectorSchedules = DetectorSchedules()
     logging: Logging = Logging()
     service: Service = Service()
     performance: Performance = Performance()
     uplink: Uplink = Uplink()
     panel: PanelPins = PanelPins()
+    retention: RetentionPolicy = RetentionPolicy()
     alerts: AlertPolicy = AlertPolicy()
     detectors: Policies = Policies()
 

@@ -63,6 +63,26 @@ VARIED_C = 0.02
 """Two steps of a sensor's 0.01 °C resolution: beyond rounding of an hourly mean."""
 
 
+class StoredHours(msgspec.Struct, frozen=True, eq=False):
+    """Hours of animals as the store has them, one entry each.
+
+    Args:
+        hour: hours since 1970.
+        n, temperature_mean_c: readings of that hour, at least one, and their mean in °C.
+        motion_n, motion_mean_g: minutes with known motion and their mean in g; NaN = none.
+    """
+
+    hour: Int64
+    n: Float64
+    temperature_mean_c: Float64
+    motion_n: Float64
+    motion_mean_g: Float64
+
+    def where(self, held: Bools | slice) -> StoredHours:
+        """Some of the entries."""
+        return StoredHours(*(getattr(self, name)[held] for name in self.__struct_fields__))
+
+
 class HourBins(AnimalRows):
     """Hourly sums of every animal, by row: a ring of 15 days, stamped with its hour."""
 
@@ -87,13 +107,16 @@ class HourBins(AnimalRows):
         np.add.at(self._motion_n, (rows, slots), 1)
         np.add.at(self._motion_sum, (rows, slots), motion_g[keep].astype(np.float32))
 
-    def load(self, row: int, hours: Int64, temperature_c: Float64) -> None:
-        """Set whole hours of one animal from its stored readings (again: same result)."""
-        unique, inverse, counts = np.unique(hours, return_inverse=True, return_counts=True)
-        rows = np.full(len(unique), row, np.int64)
-        rows, slots, keep = self._open(rows, unique)
-        self._n[rows, slots] = counts[keep]
-        self._temperature_sum[rows, slots] = np.bincount(inverse, temperature_c)[keep]
+    def load(self, rows: Int64, stored: StoredHours) -> None:
+        """Add whole hours to what their bins hold already, one entry a row and hour."""
+        rows, slots, keep = self._open(rows, stored.hour)
+        at = rows, slots
+        n, motion_n = stored.n[keep], np.nan_to_num(stored.motion_n[keep])
+        np.add.at(self._n, at, n.astype(np.int32))
+        np.add.at(self._temperature_sum, at, n * stored.temperature_mean_c[keep])
+        np.add.at(self._motion_n, at, motion_n.astype(np.uint16))
+        motion_sum = motion_n * np.nan_to_num(stored.motion_mean_g[keep])
+        np.add.at(self._motion_sum, at, motion_sum.astype(np.float32))
 
     def taint(self, row: int, from_hour: int, to_hour: int) -> None:
         """Hours of an alarm: baselines never learn from them."""

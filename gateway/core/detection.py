@@ -75,8 +75,12 @@ TAINTS = frozenset({fever.KIND})
 
 def taints_baseline(finding: Finding) -> bool:
     """Whether baselines must not learn from the span of this finding."""
-    faulty = finding.kind == malfunction.KIND and finding.detail in malfunction.TEMPERATURE_FAULTS
-    return finding.present and (finding.kind in TAINTS or faulty)
+    return finding.present and taints(finding.kind, finding.detail)
+
+
+def taints(kind: str, detail: str) -> bool:
+    """Whether baselines must not learn from an alarm of this kind and sub-kind."""
+    return kind in TAINTS or (kind == malfunction.KIND and detail in malfunction.TEMPERATURE_FAULTS)
 
 
 def gate(window: HerdWindow, findings: Sequence[Finding]) -> HerdWindow:

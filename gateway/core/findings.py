@@ -60,3 +60,18 @@ class Finding(msgspec.Struct, frozen=True):
     evidence: Evidence = Evidence()
     detail: str = ""
     ended: bool = False
+
+
+def told_of_gateway(kind: str, sentence: str, now_ms: int, severity: Severity = Severity.WARNING) -> Finding:
+    """Something that happened to the gateway itself: told once, over as soon as it is told."""
+    return Finding(
+        subject="gateway",
+        kind=kind,
+        present=True,
+        severity=severity,
+        at_ms=now_ms,
+        onset_ms=now_ms,
+        confidence=1.0,
+        sentence=sentence,
+        ended=True,
+    )

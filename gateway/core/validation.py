@@ -136,6 +136,15 @@ def parse(message: RawMessage, rules: Rules, *, clock_trusted: bool) -> Reading 
     )
 
 
+def one_too_many(cow_id: str, limit: int) -> Rejection:
+    """The refusal of an animal beyond the bound on ghost ids (decision 9)."""
+    text = (
+        f"Too many animals: cow_id={cow_id} would be number {limit + 1} "
+        f"(limit {limit}; check for collars that invent ids)"
+    )
+    return Rejection(Reason.TOO_MANY_ANIMALS, text)
+
+
 def _timestamp_ms(text: str, timezone: tzinfo) -> int:
     """ISO 8601 date and time → UTC epoch ms; a naive one is in the site's zone (S0-054)."""
     if len(text) < len("20000101T00"):

@@ -45,6 +45,7 @@ class UplinkTarget(msgspec.Struct, frozen=True):
         tls: encrypt and verify the broker's certificate and host name.
         ca_certs: PEM file of the authority; None = the system's authorities.
         keepalive_s: a silent line is noticed after 1.5 times this.
+        in_flight_max: publishes that may wait for their PUBACK together; paho's own default.
     """
 
     host: str
@@ -55,6 +56,7 @@ class UplinkTarget(msgspec.Struct, frozen=True):
     tls: bool = False
     ca_certs: Path | None = None
     keepalive_s: int = 60
+    in_flight_max: int = 20
 
 
 class MqttUplink:
@@ -168,9 +170,11 @@ class MqttUplink:
             password=target.password,
             tls_context=self._tls,
             keepalive=target.keepalive_s,
+            max_inflight_messages=target.in_flight_max,
             timeout=self._answer_s_max,
             clean_session=True,  # the outbox is the queue; a session upstream would hold a second one
         )
+        client.pending_calls_threshold = max(client.pending_calls_threshold, target.in_flight_max)
         try:
             await client.__aenter__()
         except ValueError as error:  # a host name that no DNS label can hold

@@ -15,9 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
-import numpy as np
-
-from gateway.core.baselines import BIN_DAYS, HOURS_PER_DAY, MINUTES_PER_HOUR, Baselines
+from gateway.core.baselines import MINUTES_PER_HOUR, Baselines
 from gateway.core.detection import Detector, Policies, detectors_of, gate, taints_baseline
 from gateway.core.findings import Finding
 from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, Span
@@ -25,9 +23,10 @@ from gateway.core.messages import Rejection
 from gateway.core.readings import Reading
 from gateway.core.refusals import weigh
 from gateway.core.severity import Severity
-from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, RING_MINUTES, Windows
+from gateway.core.windows import ANIMALS_MAX, Windows
 from gateway.ports import Clock
-from gateway.store import readings as stored
+from gateway.services.rebuild import Rebuild
+from gateway.store import herd
 from gateway.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -38,8 +37,6 @@ agree on nothing. About 15 s of a core at 1000 animals; the rest is carried over
 LATE_HOURS_PER_RUN = 12
 """Hours older than the ring that a run replays from the store: 16 passes over an hour of the herd,
 about 4 s of a core at 1000 animals, 3 % of the 2 min between runs; a day of backlog takes two."""
-BIN_HOURS_PER_RUN = 8
-"""Hours of old bins that a run reads back after a start: 15 days are there after 44 runs (1.5 h)."""
 HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
 
 _State = frozenset[tuple[str, str, Severity]]
@@ -81,9 +78,9 @@ class Detect:
         self._failed: dict[str, str] = {}
         self._was_failing = True  # unknown after a start: one normal judgement clears an old alert
         self._last: _State | None = None
-        self._bin_hours: list[int] = []
+        self._rebuild: Rebuild | None = None
         self.counters: Counter[str] = Counter()
-        """runs, steps, late_hours, carried_over, failures: for /metrics."""
+        """runs, steps, late_hours, carried_over, failures, unread (pieces of a rebuild): for /metrics."""
 
     # -- on the loop -----------------------------------------------------------------------------
 
@@ -109,14 +106,35 @@ class Detect:
                 hot=refusal.hot,
             )
 
+    async def begin(self) -> Rebuild:
+        """Take hold of the store as it is; to be awaited before the first reading is accepted.
+
+        What is in it is loaded by `rebuild`, what comes later is fed: every reading counts once.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        self._rebuild = await asyncio.to_thread(Rebuild, self._database, self._windows, self._feeding)
+        return self._rebuild
+
     async def rebuild(self) -> None:
-        """Fill the windows from the store at start: the last 8 h of every animal now, bins later.
+        """Fill the windows from what `begin` took hold of, while readings are fed already.
 
         The last hour of each animal is judged again, because nobody knows whether it was; the
-        alert law passes over what it has heard before. Older hours for the baselines follow with
-        the runs, `BIN_HOURS_PER_RUN` at a time.
+        alert law passes over what it has heard before. What cannot be read is told in the log and
+        counted, and the rest is loaded.
+
+        Raises:
+            StoreError: nothing can be read, or `close` was called.
         """
-        await asyncio.to_thread(self._rebuild)
+        rebuild = self._rebuild or await self.begin()
+        await asyncio.to_thread(rebuild.run)
+        self.counters["unread"] += rebuild.unread_n
+
+    def close(self) -> None:
+        """Let go of the store; a rebuild that runs ends within a piece (about 0.1 s)."""
+        if self._rebuild is not None:
+            self._rebuild.close()
 
     async def run(self, job: str) -> list[Finding]:
         """One detector run: live steps and silence first, then older hours from the store.
@@ -139,7 +157,6 @@ class Detect:
             late += self._own_health()
             if late:
                 await self._report(late)
-            await asyncio.to_thread(self._read_bins)
             findings += late
             self.counters["runs"] += 1
             self._tell(job, findings, time.perf_counter() - started_s)
@@ -296,55 +313,9 @@ class Detect:
         return findings
 
     def _load_hour(self, windows: Windows, hour: int) -> None:
-        herd = self._database.read_now(
-            lambda db: stored.herd_history(db, hour * HOUR_MS, (hour + 1) * HOUR_MS)
+        # Only animals with a row in the live windows: theirs are the baselines.
+        animals = self._windows.animals
+        table = self._database.read_now(
+            lambda db: herd.herd_table(db, hour * HOUR_MS, (hour + 1) * HOUR_MS, animals)
         )
-        for cow_id, series in herd.items():
-            if cow_id in self._windows:
-                windows.load(cow_id, series.timestamp_ms, _values(series))
-
-    def _rebuild(self) -> None:
-        newest = self._database.read_now(lambda db: stored.latest(db, ANIMALS_MAX))
-        if not newest:
-            return
-        herd_ms = max(reading.timestamp_ms for reading in newest)
-        herd_from_ms = (herd_ms // HOUR_MS - RING_MINUTES // MINUTES_PER_HOUR) * HOUR_MS
-        pending_from = {r.cow_id: r.timestamp_ms // MS_PER_MINUTE - LEAD_MINUTES for r in newest}
-        for from_ms in range(herd_from_ms, herd_ms + 1, HOUR_MS):
-            self._load_span(from_ms, from_ms + HOUR_MS, pending_from)
-        # Animals that were last heard of before that: dead collars, test messages of other years.
-        old_hours = {r.timestamp_ms // HOUR_MS for r in newest if r.timestamp_ms < herd_from_ms}
-        for hour in sorted(old_hours)[-RING_MINUTES:]:
-            self._load_span((hour - 1) * HOUR_MS, (hour + 1) * HOUR_MS, pending_from)
-        first = herd_from_ms // HOUR_MS
-        self._bin_hours = list(range(first - BIN_DAYS * HOURS_PER_DAY, first))
-
-    def _load_span(self, from_ms: int, to_ms: int, pending_from: dict[str, int]) -> None:
-        herd = self._database.read_now(lambda db: stored.herd_history(db, from_ms, to_ms))
-        with self._feeding:
-            for cow_id, series in herd.items():
-                if cow_id in pending_from:
-                    self._windows.load(
-                        cow_id,
-                        series.timestamp_ms,
-                        _values(series),
-                        pending_from_minute=pending_from[cow_id],
-                    )
-
-    def _read_bins(self) -> None:
-        """A few more hours for the baselines after a start, newest first."""
-        for _ in range(min(BIN_HOURS_PER_RUN, len(self._bin_hours))):
-            hour = self._bin_hours.pop()
-            from_ms = hour * HOUR_MS
-            herd = self._database.read_now(
-                lambda db, at=from_ms: stored.herd_history(db, at, at + HOUR_MS)  # type: ignore[misc]
-            )
-            with self._feeding:
-                for cow_id, series in herd.items():
-                    if cow_id in self._windows:
-                        self._windows.load_hours(cow_id, series.timestamp_ms, series.temperature_c)
-
-
-def _values(series: stored.Series) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    columns = (series.temperature_c, series.fxa_g, series.mya_g, series.rza_g, series.motion_g)
-    return np.stack(columns, axis=1)
+        windows.load_herd(table.cow_ids, table.cow, table.timestamp_ms, table.values)

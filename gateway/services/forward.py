@@ -30,7 +30,7 @@ from gateway.core.delivery import (
 )
 from gateway.core.outbox import Event, Slice
 from gateway.ports import Clock, Transport
-from gateway.store import outbox, readings
+from gateway.store import history, outbox, slices
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,9 @@ class Forward:
         now_s = self._clock.monotonic_s()
         if self._interval_s is None or now_s < self._cycle_due_s:
             return False
-        changed = await self._database.read(lambda db: readings.dirty_slices(db, SLICES_PER_CYCLE))
+        if not await self._database.read(slices.waiting):
+            return False
+        changed = await self._database.write(lambda db: slices.claim(db, SLICES_PER_CYCLE))
         self._cycle.extend(changed)
         if changed:
             full = len(changed) >= SLICES_PER_CYCLE
@@ -230,7 +232,7 @@ class Forward:
         return bool(changed)
 
     async def _send_slice(self, part: Slice) -> Delivered | RetryLater | Rejected:
-        rows = await self._database.read(lambda db: readings.slice_readings(db, part))
+        rows = await self._database.read(lambda db: history.slice_readings(db, part))
         topic = slice_topic(self._prefix, self._database.gateway_id, part.cow_id)
         for body in slice_messages(part, rows, self._database.gateway_id):
             answer = await self._deliver(topic, body)
@@ -265,7 +267,7 @@ class Forward:
             if moved:
                 outbox.advance(db, self._destination, seq)
             for part in done:
-                readings.slice_delivered(db, part)
+                slices.delivered(db, part)
 
         self._acknowledged = []
         await self._database.write(commit)

@@ -17,7 +17,7 @@ import msgspec
 from gateway.core.message_stats import MessageStats
 from gateway.core.messages import DeadLetter, RawMessage, Reason, Rejection
 from gateway.core.readings import Reading
-from gateway.core.validation import Rules, Trimmed, parse
+from gateway.core.validation import Rules, Trimmed, one_too_many, parse
 from gateway.errors import StoreError
 from gateway.ports import Clock, Receipt
 from gateway.store import animals, dead_letters, readings
@@ -136,12 +136,7 @@ class Ingest:
                 log.warning(verdict.warning)
                 verdict = verdict.reading
             if verdict.cow_id not in self._animals and not self._admit(verdict.cow_id):
-                limit = self._limits.animals_max
-                text = (
-                    f"Too many animals: cow_id={verdict.cow_id} would be number {limit + 1} "
-                    f"(limit {limit}; check for collars that invent ids)"
-                )
-                self._reject(message, Rejection(Reason.TOO_MANY_ANIMALS, text))
+                self._reject(message, one_too_many(verdict.cow_id, self._limits.animals_max))
             else:
                 self.stats.valid += 1
                 self._batch.readings.append(verdict)

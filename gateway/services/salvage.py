@@ -136,8 +136,8 @@ class Salvage:
             source = Source.damaged(path.with_name(name), tally)
             await self._drain(thread, source)
             outcome.unreadable = source.unreadable
-            outcome.saved = sum(tally.saved.values())
-            outcome.refused = sum(tally.refused.values())
+            outcome.saved = salvage_readings.readings_in(tally.saved)
+            outcome.refused = salvage_readings.readings_in(tally.refused)
             if any(tally.lost.values()):
                 spare = Source.backup(path, self._database.gateway_id, tally.lost)
                 outcome.from_backup = await self._drain(thread, spare)

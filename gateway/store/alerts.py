@@ -124,6 +124,12 @@ def recent(db: sqlite3.Connection, subject: str | None, limit: int) -> list[Aler
     return [decode(row) for row in rows]
 
 
+def seen_since(db: sqlite3.Connection, from_ms: int) -> list[Alert]:
+    """Every episode, open or ended, that was judged at or after this data time."""
+    rows = db.execute(f"{_SELECT} WHERE last_seen_ms >= ? ORDER BY id", (from_ms,))
+    return [decode(row) for row in rows]
+
+
 def history(db: sqlite3.Connection, alert_id: int) -> list[Transition]:
     """An alert's steps in the order they were taken."""
     rows = db.execute(

@@ -98,14 +98,21 @@ def _first_pages(bad: Path) -> Iterator[bytes]:
     with bad.open("rb") as file:
         own = file.read(PAGE_BYTES).ljust(PAGE_BYTES, b"\0")
     known = migrations()
-    fresh = [_fresh_page(n) for n in range(len(known), 0, -1)]
+    fresh = [_fresh_page(n, pointers) for n in range(len(known), 0, -1) for pointers in (True, False)]
     yield fresh[0][:_HEADER_BYTES] + own[_HEADER_BYTES:]
     yield from fresh
 
 
-def _fresh_page(version: int) -> bytes:
-    """The first page of a new store of this version; migrations lay tables out the same way each time."""
+def _fresh_page(version: int, pointers: bool) -> bytes:  # noqa: FBT001 - an inner function's one switch
+    """The first page of a new store of this version; migrations lay tables out the same way each time.
+
+    Args:
+        version: of the schema.
+        pointers: as stores are made since version 2, with pages of pointers for giving room back.
+    """
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        if pointers:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         migrate(db, migrations()[:version])
         page = bytearray(db.serialize()[:PAGE_BYTES])
     page[18:20] = b"\2\2"  # write-ahead log

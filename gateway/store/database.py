@@ -185,6 +185,30 @@ class Database:
         finally:
             self._readers.put(db)
 
+    def hold_now(self) -> Snapshot:
+        """The store as it is now, for several pieces of work; blocking.
+
+        It keeps one of the readers, and the log from being reset, until it is closed; `close` of
+        the store waits for that.
+
+        Raises:
+            StoreError: as for `write`.
+        """
+        db = self._readers.get()
+        held: Snapshot | None = None
+        try:
+            if self._closed:
+                raise self._closed_error()
+            if db is None:
+                db = connect_readonly(self.path, self._timeout_s)
+            held = Snapshot(self.path, db, self._readers.put, self._fault)
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+        finally:
+            if held is None:
+                self._readers.put(db)
+        return held
+
     @property
     def writes_waiting(self) -> int:
         """Pieces of work in front of the writer, at most WRITES_WAITING_MAX."""
@@ -279,6 +303,68 @@ class Database:
             raise self._fault(error) from error
         self.commits += 1
         return result
+
+
+class Snapshot:
+    """One state of the store, whatever is committed meanwhile; used and closed from any thread.
+
+    Args:
+        path: the store's, for errors.
+        db: a reader outside of any transaction.
+        give_back: takes it again.
+        fault: the error to tell for one of SQLite's.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        db: sqlite3.Connection,
+        give_back: Callable[[sqlite3.Connection], None],
+        fault: Callable[[sqlite3.Error], StoreError],
+    ) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = db
+        self._give_back = give_back
+        self._fault = fault
+        self._reading = threading.Lock()
+        db.execute("BEGIN")
+        try:
+            db.execute("SELECT value FROM meta LIMIT 1").fetchone()  # the first read fixes the state
+        except BaseException:  # ended, then raised again
+            db.execute("ROLLBACK")
+            raise
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been let go."""
+        return self._db is None
+
+    def read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` over it, in the caller's thread.
+
+        Raises:
+            StoreError: the file cannot be read, or the snapshot has been closed.
+        """
+        with self._reading:
+            if self._db is None:
+                raise StoreError(f"{self._path}: this snapshot is closed")
+            try:
+                return work(self._db)
+            except sqlite3.Error as error:
+                if not is_store_fault(error):
+                    raise
+                raise self._fault(error) from error
+
+    def close(self) -> None:
+        """Wait for a piece of work that runs, then let go. Idempotent."""
+        with self._reading:
+            db, self._db = self._db, None
+            if db is not None:
+                try:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                finally:
+                    self._give_back(db)
 
 
 class _Job:

@@ -206,11 +206,16 @@ def _fits(records: _Records, row: Row) -> bool:
 
 
 def _copy_counters(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
-    """What was dropped in the life of the store goes on being told."""
+    """What was dropped in the life of the store goes on being told; claims go on being counted."""
     query = "SELECT key, value FROM meta WHERE key LIKE '%dropped%'"
     for key, value in readable(source, query):
         if type(key) is str and type(value) is int and value >= 0:
             db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+    claimed = "SELECT value FROM meta WHERE key = 'claims'", "SELECT rev FROM dirty WHERE hour = 0"
+    for query in claimed:  # the second as version 1 kept it
+        for (number,) in readable(source, query):
+            if type(number) is int and 0 <= number < 2**53:
+                db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'claims'", (number,))
 
 
 def _copy_cursors(source: sqlite3.Connection, db: sqlite3.Connection) -> None:

@@ -76,6 +76,9 @@ def health_object(status: GatewayStatus) -> dict[str, Any]:
             "bytes": status.store.size_bytes,
             "writable": status.store.writable,
             "last_commit": _iso(status.store.last_commit_ms),
+            "used_bytes": status.store.used_bytes,
+            "budget_bytes": status.store.budget_bytes,
+            "dropped": status.store.dropped,
         },
         "messages": {
             "total": messages.total,

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from gateway.errors import NetworkError, StoreError
 from gateway.store import alerts as alert_rows
+from gateway.store import newest
 from gateway.store import readings as reading_rows
 from gateway.store.database import Database
 from gateway.web import api, views
@@ -166,13 +167,13 @@ class WebServer:
     async def _animals(self, request: web.Request) -> web.Response:
         api.only_known(request.query, "limit")
         limit = api.limit_of(request.query)
-        rows = await self._database.read(lambda db: reading_rows.latest(db, limit))
+        rows = await self._database.read(lambda db: newest.latest(db, limit))
         return _json([api.reading_object(row) for row in rows])
 
     async def _readings(self, request: web.Request) -> web.Response:
         api.only_known(request.query, "cow_id", "limit")
         cow_id, limit = api.cow_id_of(request.query), api.limit_of(request.query)
-        rows = await self._database.read(lambda db: reading_rows.recent(db, cow_id, limit))
+        rows = await self._database.read(lambda db: newest.recent(db, cow_id, limit))
         return _json([api.reading_object(row) for row in rows])
 
     async def _alerts(self, request: web.Request) -> web.Response:
@@ -194,7 +195,7 @@ class WebServer:
                 status=status,
                 open_alerts=still_open,
                 ended=[row for row in alert_rows.recent(db, None, shown) if row.ended_ms is not None],
-                readings=reading_rows.latest(db, views.ANIMALS_SHOWN),
+                readings=newest.latest(db, views.ANIMALS_SHOWN),
                 animals=reading_rows.animal_count(db),
             )
 

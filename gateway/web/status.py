@@ -30,7 +30,13 @@ class StoreStatus(msgspec.Struct, frozen=True):
     """The store file.
 
     Args:
-        last_commit_ms: UTC epoch milliseconds; None before the first.
+        path: the file.
+        size_bytes: of the file and its log.
+        writable: whether the last commit went through.
+        last_commit_ms: UTC epoch milliseconds, None before the first.
+        used_bytes: of the file, what is not free room.
+        budget_bytes: the most it may use; 0 before it was looked at.
+        dropped: what retention let go since the store was made, by kind.
         fault: why it cannot be opened for now; None once it is open. The broker waits for it.
     """
 
@@ -38,6 +44,9 @@ class StoreStatus(msgspec.Struct, frozen=True):
     size_bytes: int
     writable: bool
     last_commit_ms: int | None = None
+    used_bytes: int = 0
+    budget_bytes: int = 0
+    dropped: dict[str, int] = {}
     fault: str | None = None
 
 

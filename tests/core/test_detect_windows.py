@@ -190,22 +190,6 @@ def test_tainted_hours_and_hours_overwritten_are_no_reference():
     assert windows.baselines(view(windows, BINS * 60 + 6 * 1440 - 10)).days_n[0] <= 6
 
 
-def test_hours_loaded_from_the_store_equal_hours_that_were_fed():
-    made = living("A", range(0, 6 * 1440, 10))
-    fed, loaded = Windows(), Windows()
-    fed.feed(made)
-    last = made[-1]
-    loaded.feed([last])
-    times = np.array([r.timestamp_ms for r in made])
-    values = np.array([r.temperature_c for r in made])
-    for _ in range(2):  # loading twice changes nothing
-        loaded.load_hours("A", times, values)
-    one = fed.baselines(view(fed, 6 * 1440 - 10))
-    other = loaded.baselines(view(loaded, 6 * 1440 - 10))
-    assert one.temperature_c[0] == other.temperature_c[0]
-    assert one.n[0] == other.n[0]
-
-
 def test_growing_keeps_every_number():
     windows = Windows()
     windows.feed([reading(f"C{i}", m, 38 + i / 1000) for i in range(60) for m in range(12)])

@@ -11,7 +11,8 @@ from gateway.core.windows import Windows
 from gateway.errors import StoreError
 from gateway.services import detect as module
 from gateway.services.detect import Detect
-from gateway.store import readings as stored
+from gateway.store import herd
+from gateway.store import readings as stored_readings
 from gateway.store.database import Database
 from tests.herd_maker import START, living, normal, reading, told
 
@@ -56,7 +57,7 @@ class Barn:
         self.reported += findings
 
     def store(self, made) -> None:
-        self.database.write_now(lambda db: stored.append(db, made))
+        self.database.write_now(lambda db: stored_readings.append(db, made))
 
     def commit(self, made) -> None:
         self.store(made)
@@ -166,7 +167,7 @@ def test_a_store_that_cannot_be_read_keeps_the_hours(barn, monkeypatch):
         raise StoreError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "herd_history", broken)
+        patch.setattr(herd, "herd_table", broken)
         with pytest.raises(StoreError):
             barn.run()
     assert told(barn.run(), "fever")
@@ -182,8 +183,6 @@ def test_windows_are_rebuilt_from_the_store_and_the_last_hour_judged_again(tmp_p
         found = barn.run()
         assert {f.subject for f in told(found, "fever")} == {"A", "OLD"}
         assert not told(found, "silence")  # timers start at boot
-        while barn.detect._bin_hours:
-            barn.run()
         barn.commit(living("A", range(6 * 1440 + 1, 6 * 1440 + 100), rise_c=1.3))
         own = [f for f in told(barn.run(), "fever") if f.detail == "above_own_baseline"]
         assert own

@@ -18,7 +18,7 @@ from gateway.errors import StoreError
 from gateway.ports import Clock
 from gateway.services import forward as forward_module
 from gateway.services.forward import EVENTS_IN_MEMORY, Forward
-from gateway.store import outbox, readings
+from gateway.store import outbox, readings, slices
 from gateway.store.database import Database
 from tests.upstream import Mosquitto, subscriber
 
@@ -329,7 +329,7 @@ def test_slices_go_once_per_cycle_and_again_when_they_changed(tmp_path: Path) ->
 
 
 async def _clean(database: Database) -> bool:
-    return not await database.read(lambda db: readings.dirty_slices(db, 1))
+    return not await database.read(slices.waiting)
 
 
 def test_a_slice_that_changes_while_it_is_sent_stays_dirty(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_an_outage_in_the_middle_of_a_cycle_resumes_where_it_was(tmp_path: Path)
         async with running(service):
             await peer.until(lambda: peer.attempts == 3)
             await until(lambda: clock.sleepers == 1)
-            left = await database.read(lambda db: readings.dirty_slices(db, 10))
+            left = await database.write(lambda db: slices.claim(db, 10))
             assert [part.cow_id for part in left] == ["C2", "C3"], "what was acknowledged is settled"
             await clock.advance(5)
             await peer.until(lambda: len(peer.got) == 4)

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from gateway.core.outbox import Slice
 from gateway.core.readings import FLAG_CLOCK_AHEAD, Reading
+from gateway.store import herd, history, newest, slices
 from gateway.store import readings as store
 from gateway.store.database import Database
 from gateway.store.migrations import migrate, migrations
 from gateway.store.readings import Outcome
+from gateway.store.rows import HOUR_MS, STATE_CODES
 from tests.conftest import need
 
 T0 = 1_764_081_000_000  # 2025-11-25T14:30:00Z
-HOUR = T0 // store.HOUR_MS
+HOUR = T0 // HOUR_MS
 
 
 def reading(cow_id: str = "COW_001", ts: int = T0, temperature: float = 38.5, **more: object) -> Reading:
@@ -72,7 +74,7 @@ def test_second_reading(con: sqlite3.Connection, second: Reading, outcome: Outco
     else:
         assert store.append(con, [reading()]) == [Outcome.STORED]
         assert store.append(con, [second]) == [outcome]
-    assert reading() in [plain(r) for r in store.recent(con, None, 10)]
+    assert reading() in [plain(r) for r in newest.recent(con, None, 10)]
 
 
 def plain(r: Reading) -> Reading:
@@ -120,17 +122,17 @@ def test_each_instant_once_first_wins_exactly(batches: list[list[Reading]]) -> N
                     Outcome.STORED if kept is r else Outcome.DUPLICATE if same else Outcome.CONFLICT
                 )
             assert store.append(con, batch) == expected
-        stored = store.recent(con, None, 1000)
+        stored = newest.recent(con, None, 1000)
         assert {(r.cow_id, r.timestamp_ms): r for r in stored} == first
         assert len(stored) == len(first)
         assert store.animal_count(con) == len({cow for cow, _ in first})
-        newest = {}
+        last = {}
         for (cow, ts), r in sorted(first.items(), key=lambda item: item[0][1]):
-            newest[cow] = r
-            assert r in store.recent(con, cow, 1000)
-            part = Slice(hour=ts // store.HOUR_MS, cow_id=cow, rev=0)
-            assert r in store.slice_readings(con, part)
-        assert {r.cow_id: r for r in store.latest(con, 100)} == newest
+            last[cow] = r
+            assert r in newest.recent(con, cow, 1000)
+            part = Slice(hour=ts // HOUR_MS, cow_id=cow, rev=0)
+            assert r in history.slice_readings(con, part)
+        assert {r.cow_id: r for r in newest.latest(con, 100)} == last
         # the view says the same as the functions
         rows = con.execute("SELECT cow_id, timestamp_ms, temperature, state FROM sensor_data").fetchall()
         assert sorted(rows, key=repr) == sorted(
@@ -143,19 +145,19 @@ def test_absurd_optional_value_is_dropped_and_never_fails_the_batch(con: sqlite3
     batch = [reading(ts=T0 + i) for i in range(4)]
     batch = [msgspec.structs.replace(r, motion_intensity=v) for r, v in zip(batch, bad, strict=True)]
     assert store.append(con, batch) == [Outcome.STORED] * 4
-    assert {r.motion_intensity for r in store.recent(con, None, 9)} == {None}
+    assert {r.motion_intensity for r in newest.recent(con, None, 9)} == {None}
 
 
 def test_empty_batch(con: sqlite3.Connection) -> None:
     assert store.append(con, []) == []
-    assert store.knows(con, []) == set()
-    assert store.latest(con, 5) == store.recent(con, None, 5) == store.recent(con, "X", 5) == []
-    assert store.herd_history(con, 0, 2**50) == {}
-    assert store.history(con, "X", 0, 2**50).timestamp_ms.tolist() == []
+    assert newest.latest(con, 5) == newest.recent(con, None, 5) == newest.recent(con, "X", 5) == []
+    assert herd.herd_table(con, 0, 2**50).cow_ids == []
+    assert herd.last_hours(con, 5) == {}
+    assert history.series(con, ["X"], 0, 2**50, ["temperature_c"]).timestamp_ms.tolist() == []
 
 
 def test_state_words_match_the_schema(con: sqlite3.Connection) -> None:
-    assert dict(con.execute("SELECT word, id FROM states")) == store.STATE_CODES
+    assert dict(con.execute("SELECT word, id FROM states")) == STATE_CODES
 
 
 # --- reading back ---------------------------------------------------------------------------------
@@ -164,40 +166,46 @@ def test_state_words_match_the_schema(con: sqlite3.Connection) -> None:
 def test_latest_and_recent_are_newest_first_and_bounded(con: sqlite3.Connection) -> None:
     store.append(con, [reading(f"C{i}", T0 + i * 3_600_000 * (i % 3)) for i in range(9)])
     store.append(con, [reading("C4", T0 - 50_000_000)])  # late: does not become the latest
-    instants = [r.timestamp_ms for r in store.latest(con, 100)]
+    instants = [r.timestamp_ms for r in newest.latest(con, 100)]
     assert instants == sorted(instants, reverse=True)
     assert len(instants) == 9
-    assert [r.cow_id for r in store.latest(con, 2)] == ["C8", "C5"]
-    assert [r.timestamp_ms for r in store.recent(con, "C4", 1)] == [T0 + 4 * 3_600_000]
-    assert len(store.recent(con, "C4", 10)) == 2
-    assert len(store.recent(con, None, 4)) == 4
-    assert store.knows(con, ["C1", "nobody", "c1"]) == {"C1"}
+    assert [r.cow_id for r in newest.latest(con, 2)] == ["C8", "C5"]
+    assert [r.timestamp_ms for r in newest.recent(con, "C4", 1)] == [T0 + 4 * 3_600_000]
+    assert len(newest.recent(con, "C4", 10)) == 2
+    assert len(newest.recent(con, None, 4)) == 4
 
 
-def test_history_is_half_open_ordered_and_marks_what_is_missing(con: sqlite3.Connection) -> None:
+def test_series_are_half_open_ordered_and_mark_what_is_missing(con: sqlite3.Connection) -> None:
     sent = [reading(ts=T0 + m * 60_000, motion_intensity=None if m % 2 else 0.125) for m in range(4)]
     store.append(con, [sent[3], sent[0], sent[2], sent[1], reading("OTHER")])
-    series = store.history(con, "COW_001", T0, T0 + 180_000)
+    wanted = ("temperature_c", "fxa_g", "rza_g", "motion_intensity")
+    series = history.series(con, ["COW_001"], T0, T0 + 180_000, wanted)
+    assert series.cow_ids == ["COW_001"]
     assert series.timestamp_ms.tolist() == [T0, T0 + 60_000, T0 + 120_000]
-    assert series.timestamp_ms.dtype == np.int64
-    assert series.temperature_c.tolist() == [38.5] * 3
-    assert series.fxa_g.tolist() == [-0.04] * 3
-    assert series.rza_g.tolist() == [-0.88] * 3
-    assert series.motion_g[0] == series.motion_g[2] == 0.125
-    assert np.isnan(series.motion_g[1])
+    assert series.values["temperature_c"].tolist() == [38.5] * 3
+    assert series.values["fxa_g"].tolist() == [np.float32(-0.04)] * 3
+    assert series.values["motion_intensity"][0] == series.values["motion_intensity"][2] == 0.125
+    assert np.isnan(series.values["motion_intensity"][1])
 
 
-def test_herd_history_equals_each_animals_history(
-    con: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "BLOCK_ROWS", 7)
+def test_the_herds_table_equals_each_animals_series(con: sqlite3.Connection) -> None:
     store.append(con, [reading(f"C{i % 5}", T0 + i * 1000, 38 + i / 100) for i in range(40)])
-    herd = store.herd_history(con, T0 + 3000, T0 + 30_000)
-    assert set(herd) == {f"C{i}" for i in range(5)}
-    for cow, series in herd.items():
-        alone = store.history(con, cow, T0 + 3000, T0 + 30_000)
-        assert series.timestamp_ms.tolist() == alone.timestamp_ms.tolist() != []
-        assert series.temperature_c.tolist() == alone.temperature_c.tolist()
+    for asked in (None, ["C1", "C3", "nobody"]):
+        table = herd.herd_table(con, T0 + 3000, T0 + 30_000, asked)
+        assert table.cow_ids == ([f"C{i}" for i in range(5)] if asked is None else ["C1", "C3"])
+        for at, cow in enumerate(table.cow_ids):
+            alone = history.series(con, [cow], T0 + 3000, T0 + 30_000, ["temperature_c"])
+            assert table.timestamp_ms[table.cow == at].tolist() == alone.timestamp_ms.tolist() != []
+            mine = table.values[table.cow == at]
+            assert mine[:, 0].astype(np.float32).tolist() == alone.values["temperature_c"].tolist()
+            assert set(mine[:, 1]) == {-0.04}
+            assert np.isnan(mine[:, 4]).all()  # its own motion was not sent
+
+
+def test_last_hours_are_newest_first_and_bounded(con: sqlite3.Connection) -> None:
+    store.append(con, [reading("OLD", T0 - 7_200_000), reading("NEW"), reading("NEW", T0 - 7_200_000)])
+    assert list(herd.last_hours(con, 5).items()) == [("NEW", HOUR), ("OLD", HOUR - 2)]
+    assert herd.last_hours(con, 1) == {"NEW": HOUR}
 
 
 # --- slices ---------------------------------------------------------------------------------------
@@ -205,35 +213,38 @@ def test_herd_history_equals_each_animals_history(
 
 def test_slice_is_cleared_only_if_nothing_newer_came(con: sqlite3.Connection) -> None:
     store.append(con, [reading()])
-    (first,) = store.dirty_slices(con, 10)
+    (first,) = slices.claim(con, 10)
     assert (first.hour, first.cow_id) == (HOUR, "COW_001")
     store.append(con, [reading(ts=T0 + 60_000)])
-    store.slice_delivered(con, first)
-    (second,) = store.dirty_slices(con, 10)
+    slices.delivered(con, first)
+    (second,) = slices.claim(con, 10)
     assert second.rev > first.rev
-    assert len(store.slice_readings(con, second)) == 2
-    store.slice_delivered(con, second)
-    assert store.dirty_slices(con, 10) == []
+    assert len(history.slice_readings(con, second)) == 2
+    slices.delivered(con, second)
+    assert slices.claim(con, 10) == []
     # a late reading makes it dirty again, under a rev no old answer can clear
     store.append(con, [reading(ts=T0 + 120_000)])
-    store.slice_delivered(con, first)
-    store.slice_delivered(con, second)
-    (third,) = store.dirty_slices(con, 10)
+    slices.delivered(con, first)
+    slices.delivered(con, second)
+    (third,) = slices.claim(con, 10)
     assert third.rev > second.rev
 
 
 def test_duplicates_and_conflicts_make_nothing_dirty(con: sqlite3.Connection) -> None:
     store.append(con, [reading()])
-    store.slice_delivered(con, store.dirty_slices(con, 1)[0])
+    slices.delivered(con, slices.claim(con, 1)[0])
     store.append(con, [reading(), reading(temperature=40.0)])
-    assert store.dirty_slices(con, 1) == []
+    assert slices.claim(con, 1) == []
 
 
 def test_slices_come_oldest_hour_first_and_one_per_animal_and_hour(con: sqlite3.Connection) -> None:
     store.append(con, [reading(c, T0 + h * 3_600_000 + m) for h in (2, 0, 1) for c in "AB" for m in (0, 5)])
-    slices = store.dirty_slices(con, 100)
-    assert [(s.hour - HOUR, s.cow_id) for s in slices] == [(h, c) for h in range(3) for c in "AB"]
-    assert store.dirty_slices(con, 2) == slices[:2]
+    found = slices.claim(con, 100)
+    assert [(s.hour - HOUR, s.cow_id) for s in found] == [(h, c) for h in range(3) for c in "AB"]
+    again = slices.claim(con, 2)
+    assert [(s.hour, s.cow_id) for s in again] == [(s.hour, s.cow_id) for s in found[:2]]
+    slices.delivered(con, found[0])  # an old claim clears nothing
+    assert len(slices.claim(con, 100)) == 6
 
 
 # --- document 0's queries on the live file (S0-092) -----------------------------------------------

@@ -21,7 +21,7 @@ from gateway.core.messages import DeadLetter, Reason
 from gateway.core.readings import Reading
 from gateway.core.severity import Severity
 from gateway.errors import StoreError
-from gateway.store import alerts, dead_letters, opening, outbox, quarantine, readings
+from gateway.store import alerts, dead_letters, newest, opening, outbox, quarantine, readings, slices
 from gateway.store.alerts import Transition
 from gateway.store.database import Database, open_readonly
 from gateway.store.salvage import Tally
@@ -123,7 +123,7 @@ def salvage(database: Database) -> Tally:
 
 
 def stored(database: Database) -> dict[tuple[str, int], Reading]:
-    rows = database.read_now(lambda db: readings.recent(db, None, 10**6))
+    rows = database.read_now(lambda db: newest.recent(db, None, 10**6))
     found = {(row.cow_id, row.timestamp_ms): row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -223,8 +223,8 @@ def test_one_damaged_page_costs_no_more_than_its_rows(path: Path, barn: Barn, sh
 def test_records_are_there_before_anybody_asks(path: Path, barn: Barn) -> None:
     database = open_damaged(path, damage.zeroed(barn.data, hot_leaf(barn, 0.5)))
     try:
-        newest = database.read_now(alerts.latest_episodes)
-        assert [(a.id, a.subject, a.episode, a.open) for a in newest] == [
+        episodes = database.read_now(alerts.latest_episodes)
+        assert [(a.id, a.subject, a.episode, a.open) for a in episodes] == [
             (1, "COW_001", 3, True),
             (2, "COW_002", 3, False),
         ]
@@ -242,9 +242,9 @@ def test_what_was_delivered_is_not_sent_again(path: Path, barn: Barn) -> None:
     database = open_damaged(path, damage.zeroed(barn.data, hot_leaf(barn, 1)))
     try:
         salvage(database)
-        slices = database.read_now(lambda db: readings.dirty_slices(db, 10**6))
-        assert {part.hour for part in slices} == {T0 // 3_600_000}
-        assert len(slices) == COWS
+        parts = database.write_now(lambda db: slices.claim(db, 10**6))
+        assert {part.hour for part in parts} == {T0 // 3_600_000}
+        assert len(parts) == COWS
     finally:
         database.close_now()
 
@@ -668,7 +668,7 @@ def survive(path: Path, data: bytes, altered_max: int) -> None:
     database = open_damaged(path, data)
     try:
         salvage(database)
-        rows = database.read_now(lambda db: readings.recent(db, None, 10**6))
+        rows = database.read_now(lambda db: newest.recent(db, None, 10**6))
         altered = [row for row in rows if ORIGINALS.get((row.cow_id, row.timestamp_ms)) != row]
         assert len(altered) <= altered_max
         if database.recovery is not None:  # SQLite's own check may find nothing wrong with an old page

@@ -165,6 +165,9 @@ def test_health_says_everything_an_operator_asks_first_s0_117(tmp_path: Path) ->
                 "bytes": 123_456,
                 "writable": True,
                 "last_commit": "2025-11-25T14:29:59.500Z",
+                "used_bytes": 0,
+                "budget_bytes": 0,
+                "dropped": {},
             },
             "messages": {
                 "total": 10,

@@ -1,0 +1,280 @@
+"""Hourly figures of every animal: kept per day, renewed from the journal, read back as any wider bucket.
+
+A row holds the hours of one animal's UTC day as columns of whole numbers (store/columns.py), so a day
+of one animal is one row to read and a day's figures are the sum of its hours. `closed` hours of
+arrival are rolled up once; what has changed since is reckoned from the readings when it is asked
+for, so the answer is always exact. Means are kept to a tenth of a reading's own step.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.core.buckets import Buckets, Figures, joined, widened
+from gateway.store import columns, journal, spans
+from gateway.store.chunks import ANIMAL_BITS
+from gateway.store.columns import MISSING
+from gateway.store.rows import HOUR_MS
+from gateway.store.spans import COLUMNS, MOTION_G, STATE_MINUTES
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+HOURS_PER_DAY = 24
+CHANNELS = (*(name for name in COLUMNS if name != "state"), MOTION_G)
+"""What has low, mean, high and last."""
+_STEPS = {**{name: COLUMNS[name][2] for name in CHANNELS if name != MOTION_G}, MOTION_G: 1000}
+_HOUR, _N = 0, 1
+_STATES = 2
+_FIRST = _STATES + len(STATE_MINUTES)
+_PER_CHANNEL = 5  # n, low, mean, high, last
+_MEAN_FINER = 10
+_ALL = (*CHANNELS, *STATE_MINUTES)
+
+
+class Day(msgspec.Struct, frozen=True):
+    """One animal's day with its new hours, ready to be written."""
+
+    day_animal: int
+    data: bytes
+
+
+class HourlyTable(msgspec.Struct, frozen=True, eq=False):
+    """Hourly figures by name, one entry per animal and hour that has readings.
+
+    Args:
+        cow_ids: the animals.
+        cow: index into `cow_ids`.
+        hour: hours since 1970 (UTC).
+        values: by name as asked for; NaN = not sent.
+    """
+
+    cow_ids: list[str]
+    cow: Int32
+    hour: Int64
+    values: dict[str, Float64]
+
+
+def hourly(db: sqlite3.Connection, from_hour: int, to_hour: int, names: Sequence[str]) -> HourlyTable:
+    """Figures of all animals, from_hour ≤ hour < to_hour, in no particular order.
+
+    Args:
+        db: any connection.
+        from_hour: hours since 1970 (UTC), the first that counts.
+        to_hour: the first that does not.
+        names: "n" (readings), or channel_figure_unit with the figures n, low, mean, high, last, as in
+            "temperature_mean_c", "motion_n", "motion_mean_g"; or "lying_min" and its like.
+
+    Raises:
+        ChunkError: a chunk is damaged.
+        ValueError: a name that does not exist.
+    """
+    wanted = {name: _meaning(name) for name in names}
+    channels = list(dict.fromkeys(channel for channel, _ in wanted.values() if channel))
+    ids: dict[int, str] = dict(db.execute("SELECT id, cow_id FROM animals"))
+    found = _hours(db, None, range(from_hour, to_hour), channels)
+    known, cow = np.unique(found.cow, return_inverse=True)
+    values = {}
+    for name, (channel, figure) in wanted.items():
+        column = getattr(found.channels[channel], figure) if channel else found.n
+        values[name] = np.asarray(column, np.float64)
+    cow_ids = [ids[int(animal)] for animal in known]
+    return HourlyTable(cow_ids, cow.astype(np.int32), found.start_ms // HOUR_MS, values)
+
+
+def buckets(
+    db: sqlite3.Connection,
+    animals: Collection[int] | None,
+    hours: range,
+    channels: Sequence[str],
+    *,
+    step_ms: int,
+) -> Buckets:
+    """Figures of buckets made of whole hours; the span begins and ends with a bucket.
+
+    Raises:
+        ChunkError: a chunk is damaged.
+    """
+    return widened(_hours(db, animals, hours, channels), step_ms)
+
+
+def renew(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[Day]:
+    """Reckon an hour's figures of some animals anew and put them into their days. Reads only.
+
+    Raises:
+        ChunkError: a chunk is damaged.
+    """
+    found = _reckoned(db, hour, animals, _ALL)
+    day = hour // HOURS_PER_DAY
+    days = []
+    for at, animal in enumerate(found.cow.tolist()):
+        key = day << ANIMAL_BITS | animal
+        table = _encode(found.take(np.array([at])))
+        row = db.execute("SELECT data FROM rollups WHERE day_animal = ?", (key,)).fetchone()
+        if row is not None:
+            kept = _decode(row[0])
+            table = np.concatenate([kept[:, kept[_HOUR] != table[_HOUR]], table], axis=1)
+            table = table[:, np.argsort(table[_HOUR])]
+        days.append(Day(key, columns.encode(list(table))))
+    return days
+
+
+def write(db: sqlite3.Connection, days: Sequence[Day], arrival_hour: int) -> None:
+    """Write days as `renew` made them; nobody else may have renewed them meanwhile."""
+    db.executemany(
+        "INSERT INTO rollups (day_animal, arrival_hour, data) VALUES (?, ?, ?)"
+        " ON CONFLICT (day_animal) DO UPDATE SET data = excluded.data,"
+        " arrival_hour = max(arrival_hour, excluded.arrival_hour)",
+        ((day.day_animal, arrival_hour, day.data) for day in days),
+    )
+
+
+def _hours(
+    db: sqlite3.Connection,
+    animals: Collection[int] | None,
+    hours: range,
+    channels: Sequence[str],
+) -> Buckets:
+    """Hourly figures of a span: rolled up, and reckoned where something has come since."""
+    changed = {
+        (hour, animal)
+        for hour, animal in journal.slices_after(db, journal.cursors(db).rolled_hour)
+        if hour in hours and (animals is None or animal in animals)
+    }
+    parts = []
+    places = _places(channels)
+    days = range(hours.start // HOURS_PER_DAY, -(-hours.stop // HOURS_PER_DAY))
+    for day, animal, data in _stored(db, animals, days):
+        column, _ = columns.decode(data, places)
+        hour = column[_HOUR] + day * HOURS_PER_DAY
+        fresh = (hour >= hours.start) & (hour < hours.stop)
+        if changed:
+            fresh &= np.array([(at, animal) not in changed for at in hour.tolist()], np.bool_)
+        if fresh.any():
+            parts.append((np.full(len(hour), animal), column, fresh, hour))
+    found = [_bucket(parts, channels)] if parts else []
+    by_hour: dict[int, set[int]] = defaultdict(set)
+    for hour_, animal in changed:
+        by_hour[hour_].add(animal)
+    for hour_, some in sorted(by_hour.items()):
+        found.append(_reckoned(db, hour_, some, channels))
+    return joined(found, channels)
+
+
+def _reckoned(
+    db: sqlite3.Connection, hour: int, animals: Collection[int], channels: Sequence[str]
+) -> Buckets:
+    span = hour * HOUR_MS, (hour + 1) * HOUR_MS
+    return spans.figures(db, *span, animals, channels, step_ms=HOUR_MS)
+
+
+def _stored(
+    db: sqlite3.Connection, animals: Collection[int] | None, days: range
+) -> Iterator[tuple[int, int, bytes]]:
+    if animals is not None and len(animals) <= 8:
+        keys = [day << ANIMAL_BITS | animal for day in days for animal in sorted(animals)]
+        query = "SELECT day_animal, data FROM rollups WHERE day_animal IN (SELECT value FROM json_each(?))"
+        rows = db.execute(query, (json.dumps(keys),))
+    else:
+        query = "SELECT day_animal, data FROM rollups WHERE day_animal >= ? AND day_animal < ?"
+        rows = db.execute(query, (days.start << ANIMAL_BITS, days.stop << ANIMAL_BITS))
+    for key, data in rows:
+        animal = key & (1 << ANIMAL_BITS) - 1
+        if animals is None or animal in animals:
+            yield key >> ANIMAL_BITS, animal, data
+
+
+def _places(channels: Sequence[str]) -> list[int]:
+    places = [_HOUR, _N]
+    for channel in channels:
+        if channel in STATE_MINUTES:
+            places.append(_STATES + STATE_MINUTES.index(channel))
+        else:
+            first = _FIRST + _PER_CHANNEL * CHANNELS.index(channel)
+            places += range(first, first + _PER_CHANNEL)
+    return places
+
+
+def _bucket(
+    parts: Sequence[tuple[Int64, dict[int, Int64], npt.NDArray[np.bool_], Int64]], channels: Sequence[str]
+) -> Buckets:
+    fresh: npt.NDArray[np.bool_] = np.concatenate([part[2] for part in parts])
+
+    def column(place: int) -> Int64:
+        whole: Int64 = np.concatenate([part[1][place] for part in parts])
+        return np.compress(fresh, whole)
+
+    found = {}
+    for channel in channels:
+        if channel in STATE_MINUTES:
+            n = column(_STATES + STATE_MINUTES.index(channel))
+            one = np.where(n > 0, 1.0, np.nan)
+            found[channel] = Figures(n, one, one, one, one)
+            continue
+        first, steps = _FIRST + _PER_CHANNEL * CHANNELS.index(channel), _STEPS[channel]
+        n = column(first)
+        low, mean, high, last = (
+            np.where(n > 0, column(first + at) / (steps * finer), np.nan)
+            for at, finer in ((1, 1), (2, _MEAN_FINER), (3, 1), (4, 1))
+        )
+        found[channel] = Figures(n, low, mean, high, last)
+    return Buckets(
+        cow=np.concatenate([part[0] for part in parts])[fresh].astype(np.int32),
+        start_ms=np.concatenate([part[3] for part in parts])[fresh] * HOUR_MS,
+        n=column(_N),
+        channels=found,
+    )
+
+
+def _encode(figures: Buckets) -> Int64:
+    """Figures of one animal's hours as a table [columns, hours] of whole numbers."""
+    rows = [figures.start_ms // HOUR_MS % HOURS_PER_DAY, figures.n]
+    rows += [figures.channels[word].n for word in STATE_MINUTES]
+    for channel in CHANNELS:
+        one, steps = figures.channels[channel], _STEPS[channel]
+        rows.append(one.n)
+        for values, finer in ((one.low, 1), (one.mean, _MEAN_FINER), (one.high, 1), (one.last, 1)):
+            scaled = np.nan_to_num(np.rint(values * (steps * finer)))
+            rows.append(np.where(np.isnan(values), MISSING, scaled.astype(np.int64)))
+    table: Int64 = np.stack(rows).astype(np.int64)
+    return table
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a row's figures can be read at all (it may come from a damaged store)."""
+    try:
+        _decode(data)
+    except (columns.ColumnsError, ValueError, IndexError):
+        return False
+    return True
+
+
+def _decode(data: bytes) -> Int64:
+    width = _FIRST + _PER_CHANNEL * len(CHANNELS)
+    column, _ = columns.decode(data, range(width))
+    return np.stack([column[place] for place in range(width)])
+
+
+def _meaning(name: str) -> tuple[str, str]:
+    """A name of a figure as (channel, figure); ("", "n") is the number of readings."""
+    if name == "n":
+        return "", "n"
+    for word in STATE_MINUTES:
+        if name == f"{word}_min":
+            return word, "n"
+    for channel in CHANNELS:
+        stem, _, unit = channel.rpartition("_") if channel != "motion_intensity" else (channel, "", "")
+        for figure in ("low", "mean", "high", "last"):
+            if name == "_".join(part for part in (stem, figure, unit) if part):
+                return channel, figure
+        if name == f"{stem}_n":
+            return channel, "n"
+    raise ValueError(f"there is no hourly figure {name!r}")

@@ -1,0 +1,211 @@
+"""Readings of a span over both of their homes, `hot` and the packed hours, as rows or as arrays.
+
+Functions over a connection; they read only. What stands in both (a gateway of version 1 may have
+stored a reading of a packed hour again) is taken from the chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.core.buckets import Buckets, bucketed, last_in_minute, motion_of
+from gateway.store import chunks, hot
+from gateway.store.chunks import ANIMAL_BITS
+from gateway.store.columns import MISSING
+from gateway.store.rows import HOUR_MS, Row
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+COLUMNS = {
+    "temperature_c": ("temperature_centi", chunks.TEMPERATURE, 100),
+    "fxa_g": ("fxa_milli", chunks.FXA, 1000),
+    "mya_g": ("mya_milli", chunks.MYA, 1000),
+    "rza_g": ("rza_milli", chunks.RZA, 1000),
+    "sxg_dps": ("sxg_centi", chunks.SXG, 100),
+    "lyg_dps": ("lyg_centi", chunks.LYG, 100),
+    "dzg_dps": ("dzg_centi", chunks.DZG, 100),
+    "motion_intensity": ("motion_milli", chunks.MOTION, 1000),
+    "state": ("state", chunks.STATE, 1),
+}
+"""What a reading holds: name → column of `hot`, place in a chunk, steps a unit."""
+MOTION_G = "motion_g"
+"""Reckoned from the axes: motion without gravity (decision 1)."""
+STATE_MINUTES = ("lying", "standing", "walking", "feeding", "ruminating", "drinking", "other")
+"""Reckoned from `state`: minutes whose last reading says so; the numbers 1 to 6, and other words."""
+_AXES = ("fxa_g", "mya_g", "rza_g")
+REPORTED = "motion_intensity"
+"""The collar's own figure of motion."""
+_FEW = 8
+"""Below an eighth of the herd, looking chunks up one by one is cheaper than passing over all."""
+_CHUNKS = "SELECT slice, data FROM chunks WHERE slice"
+
+
+def packed(
+    db: sqlite3.Connection, from_hour: int, to_hour: int, animals: Collection[int]
+) -> Iterator[tuple[int, int, bytes]]:
+    """(hour, animal, chunk) of from_hour ≤ hour < to_hour, by hour and animal."""
+    to_hour = min(to_hour, chunks.newest_hour(db) + 1)
+    if from_hour >= to_hour:
+        return
+    (herd_n,) = db.execute("SELECT count(*) FROM animals").fetchone()
+    if len(animals) * _FEW < herd_n:
+        keys = [chunks.key(hour, a) for hour in range(from_hour, to_hour) for a in sorted(animals)]
+        rows = db.execute(
+            f"{_CHUNKS} IN (SELECT value FROM json_each(?)) ORDER BY slice", (json.dumps(keys),)
+        )
+    else:
+        span = chunks.key(from_hour, 0), chunks.key(to_hour, 0)
+        rows = db.execute(f"{_CHUNKS} >= ? AND slice < ? ORDER BY slice", span)
+    for slice_, data in rows:
+        hour, animal = chunks.hour_and_animal(slice_)
+        if animal in animals:
+            yield hour, animal, data
+
+
+def rows_of_hour(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[Row]:
+    """Rows (as in `hot`) of an hour, by animal and instant.
+
+    Raises:
+        ChunkError: a chunk is damaged; names hour and animal.
+    """
+    found: dict[tuple[int, int], Row] = {}
+    for _, animal, data in packed(db, hour, hour + 1, animals):
+        with chunks.named(hour, animal):
+            for row in chunks.rows_of(data, animal):
+                found[animal, row[0]] = row
+    query = "SELECT * FROM hot WHERE ts_ms >= ? AND ts_ms < ?"
+    for row in db.execute(query, (hour * HOUR_MS, (hour + 1) * HOUR_MS)):
+        if row[1] in animals:
+            found.setdefault((row[1], row[0]), row)
+    return [found[place] for place in sorted(found)]
+
+
+def hours_with_data(db: sqlite3.Connection, from_hour: int, to_hour: int) -> Iterator[int]:
+    """Hours in a span that have readings, ascending; empty years are jumped over."""
+    hour = from_hour
+    while hour < to_hour:
+        (instant,) = db.execute("SELECT min(ts_ms) FROM hot WHERE ts_ms >= ?", (hour * HOUR_MS,)).fetchone()
+        first = (chunks.key(hour, 0),)
+        (slice_,) = db.execute("SELECT min(slice) FROM chunks WHERE slice >= ?", first).fetchone()
+        candidates = []
+        if instant is not None:
+            candidates.append(instant // HOUR_MS)
+        if slice_ is not None:
+            candidates.append(slice_ >> ANIMAL_BITS)
+        hour = min(candidates, default=to_hour)
+        if hour < to_hour:
+            yield hour
+        hour += 1
+
+
+def cells(
+    db: sqlite3.Connection, from_ms: int, to_ms: int, animals: Collection[int] | None, columns: Sequence[str]
+) -> Int64:
+    """Readings with from_ms ≤ instant < to_ms as scaled whole numbers, by animal and instant.
+
+    Args:
+        db: any connection.
+        from_ms: UTC epoch ms, the first that counts.
+        to_ms: the first that does not.
+        animals: their numbers; None = all.
+        columns: names in `COLUMNS`.
+
+    Returns:
+        Array [rows, 2 + columns]: instant, animal, then the columns; `MISSING` = not sent.
+
+    Raises:
+        ChunkError: a chunk is damaged; names hour and animal.
+    """
+    names = ["ts_ms", "animal", *(COLUMNS[column][0] for column in columns)]
+    places = [COLUMNS[column][1] for column in columns]
+    everyone = animals if animals is not None else Everyone()
+    parts = []
+    for hour, animal, data in packed(db, from_ms // HOUR_MS, -(-to_ms // HOUR_MS), everyone):
+        with chunks.named(hour, animal):
+            column = chunks.decode(data, [chunks.TS_MS, *places]).column
+        rows = np.empty((len(column[chunks.TS_MS]), len(names)), np.int64)
+        rows[:, 0], rows[:, 1] = column[chunks.TS_MS], animal
+        for at, place in enumerate(places, 2):
+            rows[:, at] = column[place]
+        parts.append(rows)
+    both = bool(parts)
+    parts.append(hot.table(db, names, from_ms, to_ms, animals))
+    table = np.concatenate(parts) if both else parts[0]
+    if both:
+        table = table[(table[:, 0] >= from_ms) & (table[:, 0] < to_ms)]
+    # Stable: of an instant that stands in both, the chunk's row comes first and stays.
+    table = table[np.lexsort((table[:, 0], table[:, 1]))]
+    if both and len(table):
+        fresh = np.ones(len(table), np.bool_)
+        fresh[1:] = (np.diff(table[:, 0]) != 0) | (np.diff(table[:, 1]) != 0)
+        table = table[fresh]
+    return table
+
+
+def figures(
+    db: sqlite3.Connection,
+    from_ms: int,
+    to_ms: int,
+    animals: Collection[int] | None,
+    channels: Sequence[str],
+    *,
+    step_ms: int,
+) -> Buckets:
+    """Figures per animal and bucket, reckoned from the readings of a span.
+
+    Args:
+        db: any connection.
+        from_ms: UTC epoch ms, where a bucket begins.
+        to_ms: where one ends.
+        animals: their numbers; None = all.
+        channels: names in `COLUMNS` but `state`, `motion_g`, and `STATE_MINUTES` (of those only `n`
+            means something).
+        step_ms: width of a bucket.
+
+    Raises:
+        ChunkError: as `cells`.
+    """
+    moving = MOTION_G in channels
+    needed = dict.fromkeys(channel for channel in channels if channel in COLUMNS)
+    needed |= dict.fromkeys((*_AXES, REPORTED) if moving else ())
+    if any(channel in STATE_MINUTES for channel in channels):
+        needed["state"] = None
+    lead_ms = 60_000 if moving else 0  # the minute that the first one's motion is measured from
+    table = cells(db, from_ms - lead_ms, to_ms, animals, list(needed))
+    cow, instant = table[:, 1].astype(np.int32), table[:, 0]
+    held = {name: in_units(table[:, at], name) for at, name in enumerate(needed, 2)}
+    if moving:
+        held[MOTION_G] = motion_of(cow, instant, [held[axis] for axis in _AXES], held[REPORTED])
+    if "state" in needed:
+        told = np.where(last_in_minute(cow, instant), held["state"], np.nan)
+        for number, word in enumerate(STATE_MINUTES[:-1], 1):
+            held[word] = np.where(told == number, 1.0, np.nan)
+        known = np.isin(told, np.arange(1, len(STATE_MINUTES)))
+        held[STATE_MINUTES[-1]] = np.where(np.isnan(told) | known, np.nan, 1.0)
+    inside = instant >= from_ms
+    chosen = {channel: held[channel][inside] for channel in channels}
+    return bucketed(cow[inside], instant[inside], chosen, step_ms)
+
+
+class Everyone(Collection[int]):
+    """Every animal there may be."""
+
+    def __contains__(self, animal: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1 << ANIMAL_BITS
+
+
+def in_units(column: Int64, name: str) -> Float64:
+    """Scaled whole numbers of a column in its unit; NaN = not sent."""
+    return np.where(column == MISSING, np.nan, column / COLUMNS[name][2])
