@@ -1,8 +1,8 @@
 """Open a damaged store for reading, without changing a byte of it. Runs in the thread that salvages.
 
-SQLite refuses a file whose first page is gone, however good the rest is. Our own first page is
-known, though: it is the one a new store has. So a log with that single page is laid over a second
-name (a hard link) of the damaged file, and SQLite reads the rest through it.
+SQLite refuses a file whose first page or list of tables is gone, however good the rest is. Ours are
+known, though: they are those of a new store. So a log with these pages is laid over a second name (a
+hard link) of the damaged file, and SQLite reads the rest through it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.store.migrations import migrate, migrations
+from gateway.store.migrations import Migration, migrate, migrations
 from gateway.store.opening import connect_readonly
 
 PAGE_BYTES = 4096
 """SQLite's default since 3.12; our stores are never made with another."""
 
 _HEADER_BYTES = 100
+_INTERIOR_PAGE = 5
+_TOLD_BY = ("meta", "animals", "hot")
 _WAL_HEADER_BYTES = 32
 _WAL_FORMAT = 3_007_000
 VIEW = ".view"
@@ -47,9 +49,9 @@ def _open(bad: Path) -> sqlite3.Connection:
     if bad.stat().st_size >= PAGE_BYTES:  # SQLite would delete the log of an empty file
         with contextlib.suppress(sqlite3.Error, OSError):
             return _usable(_view(bad, torn) if torn else bad)
-    for first_page in _first_pages(bad):
+    for pages in _lists_of_tables(bad):
         with contextlib.suppress(sqlite3.Error, OSError):
-            return _usable(_view(bad, {**torn, 1: first_page}))
+            return _usable(_view(bad, {**torn, **pages}))
     _remove_view(bad)
     raise sqlite3.DatabaseError("no table of it can be found")
 
@@ -80,9 +82,15 @@ def _usable(path: Path) -> sqlite3.Connection:
 
 
 def _check_tables(db: sqlite3.Connection) -> None:
+    """The list of tables is ours, and leads to something: at least one of these can be read."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not {"meta", "animals", "hot"} <= tables:
+    if not tables.issuperset(_TOLD_BY):
         raise sqlite3.DatabaseError("its list of tables is not ours")
+    for table in _TOLD_BY:
+        with contextlib.suppress(sqlite3.DatabaseError):
+            if db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone() is not None:
+                return
+    raise sqlite3.DatabaseError("nothing in its tables can be read")
 
 
 def _text(data: bytes) -> str | bytes:
@@ -93,31 +101,43 @@ def _text(data: bytes) -> str | bytes:
         return data
 
 
-def _first_pages(bad: Path) -> Iterator[bytes]:
-    """Likely first pages: the file's own under a good header, then those of new stores."""
+def _lists_of_tables(bad: Path) -> Iterator[dict[int, bytes]]:
+    """What may stand in the way, replaced: the header, the first page, the whole list of tables.
+
+    Migrations lay out the same tables on the same pages in every new store.
+    """
     with bad.open("rb") as file:
         own = file.read(PAGE_BYTES).ljust(PAGE_BYTES, b"\0")
     known = migrations()
-    fresh = [_fresh_page(n, pointers) for n in range(len(known), 0, -1) for pointers in (True, False)]
-    yield fresh[0][:_HEADER_BYTES] + own[_HEADER_BYTES:]
+    fresh = [_fresh_pages(known[:n], pointers=how) for n in range(len(known), 0, -1) for how in (True, False)]
+    yield {1: fresh[0][1][:_HEADER_BYTES] + own[_HEADER_BYTES:]}
+    yield from ({1: pages[1]} for pages in fresh)
     yield from fresh
 
 
-def _fresh_page(version: int, pointers: bool) -> bytes:  # noqa: FBT001 - an inner function's one switch
-    """The first page of a new store of this version; migrations lay tables out the same way each time.
+def _fresh_pages(known: tuple[Migration, ...], *, pointers: bool) -> dict[int, bytes]:
+    """The pages of a new store's list of tables.
 
     Args:
-        version: of the schema.
+        known: its schema.
         pointers: as stores are made since version 2, with pages of pointers for giving room back.
     """
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         if pointers:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        migrate(db, migrations()[:version])
-        page = bytearray(db.serialize()[:PAGE_BYTES])
-    page[18:20] = b"\2\2"  # write-ahead log
-    page[28:40] = bytes(12)  # as many pages as there are; no list of free ones
-    return bytes(page)
+        migrate(db, known)
+        data = db.serialize()
+    first = bytearray(data[:PAGE_BYTES])
+    first[18:20] = b"\2\2"  # write-ahead log
+    first[28:40] = bytes(12)  # as many pages as there are; no list of free ones
+    pages = {1: bytes(first)}
+    if first[_HEADER_BYTES] == _INTERIOR_PAGE:
+        cells = int.from_bytes(first[_HEADER_BYTES + 3 : _HEADER_BYTES + 5], "big")
+        pointer_at = [_HEADER_BYTES + 12 + 2 * n for n in range(cells)]
+        cell_at = [int.from_bytes(first[at : at + 2], "big") for at in pointer_at] + [_HEADER_BYTES + 8]
+        for child in (int.from_bytes(first[at : at + 4], "big") for at in cell_at):
+            pages[child] = data[(child - 1) * PAGE_BYTES : child * PAGE_BYTES]
+    return pages
 
 
 def _view(bad: Path, pages: dict[int, bytes]) -> Path:
@@ -139,6 +159,7 @@ def _view(bad: Path, pages: dict[int, bytes]) -> Path:
         log += struct.pack(">6I", 0x377F0682, _WAL_FORMAT, PAGE_BYTES, 0, 1, 1)
         sum_ = _checksum(bytes(log), bytes(8))
         log += sum_
+    count = max(count, *pages)
     order = ">" if log[3] & 1 else "<"
     for number, page in pages.items():
         if number != 1 and number in _logged(log):

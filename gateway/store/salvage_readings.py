@@ -23,7 +23,7 @@ from gateway.store.migrations import version_of
 from gateway.store.renewal import newest_backup, reading
 from gateway.store.rows import HOUR_MS
 from gateway.store.salvage import Tables, Tally, animal_names
-from gateway.store.salvage_walk import Gap, Row, Table, everything
+from gateway.store.salvage_walk import KEY_MAX, KEY_MIN, Gap, Row, Table, everything
 from gateway.store.salvage_walk import rows as rows_past_damage
 
 PIECE_ROWS = 250
@@ -257,7 +257,7 @@ def _spans(table: Table, wanted: Tables | None) -> list[Gap]:
 
 def _with_ends(gaps: list[Gap]) -> list[Gap]:
     """Rows that share their first key column with a gap's end may be lost, too."""
-    return [Gap(gap.after - 1, gap.before + 1) for gap in gaps]
+    return [Gap(max(gap.after, KEY_MIN + 1) - 1, min(gap.before, KEY_MAX - 1) + 1) for gap in gaps]
 
 
 def reading_of(row: Row, names: dict[int, str]) -> Reading | None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,11 +22,24 @@ from gateway.core.messages import DeadLetter, Reason
 from gateway.core.readings import Reading
 from gateway.core.severity import Severity
 from gateway.errors import StoreError
-from gateway.store import alerts, dead_letters, newest, opening, outbox, quarantine, readings, slices
+from gateway.store import (
+    alerts,
+    dead_letters,
+    journal,
+    newest,
+    opening,
+    outbox,
+    packing,
+    quarantine,
+    readings,
+    rollups,
+    slices,
+)
 from gateway.store.alerts import Transition
 from gateway.store.database import Database, open_readonly
+from gateway.store.rows import HOUR_MS
 from gateway.store.salvage import Tally
-from gateway.store.salvage_readings import PIECE_ROWS, Source
+from gateway.store.salvage_readings import PIECE_ROWS, Source, hour_ms, spans_ms
 from tests.store import damage
 from tests.store.damage import PAGE
 
@@ -681,3 +695,97 @@ def survive(path: Path, data: bytes, altered_max: int) -> None:
         with closing(open_readonly(path)) as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     shutil.rmtree(path.parent)
+
+
+# --- packed hours and hourly figures ---------------------------------------------------------------
+
+
+def pack_all(path: Path) -> None:
+    """Roll up and pack everything in a store, as the housekeeping does two days later."""
+    database = Database.open(path)
+    now_hour = T0 // HOUR_MS + 60
+
+    def work(db: sqlite3.Connection) -> None:
+        journal.advance(db, journal.CLOSED, now_hour - 1)
+        for hour in sorted({hour for (hour,) in db.execute("SELECT arrival_hour FROM arrived")}):
+            for data_hour, animals in journal.by_hour(db, hour).items():
+                rollups.write(db, rollups.renew(db, data_hour, animals), hour)
+            journal.advance(db, journal.ROLLED, hour)
+        while (due := packing.due(db, now_hour)) is not None:
+            for data_hour in due.animals:
+                for piece in packing.plan(db, due, data_hour):
+                    packing.apply(db, piece)
+            packing.finish(db, due)
+
+    database.write_now(work)
+    assert database.read_now(lambda db: db.execute("SELECT count(*) FROM hot").fetchone()) == (0,)
+    database.close_now()
+
+
+def arrived_to_the_second(found: dict[tuple[str, int], Reading]) -> dict[tuple[str, int], Reading]:
+    """A chunk keeps the time of arrival to the second."""
+    return {
+        key: msgspec.structs.replace(one, received_ms=one.received_ms // 1000 * 1000)
+        for key, one in found.items()
+    }
+
+
+def figures(database: Database) -> int:
+    return int(database.read_now(lambda db: db.execute("SELECT count(*) FROM rollups").fetchone())[0])
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_packed_hours_come_over_as_they_are_or_are_merged(path: Path, barn: Barn, *, meanwhile: bool) -> None:
+    lay(path, barn.data)
+    pack_all(path)
+    whole = path.read_bytes()
+    database = open_damaged(path, b"\0" * 100 + whole[100:])
+    try:
+        if meanwhile:  # readings of a packed hour are there before its chunk is
+            database.write_now(lambda db: readings.append(db, [reading_of(3, 3), reading_of(4, 100)]))
+        tally = salvage(database)
+        assert not tally.lost["hot"]
+        assert arrived_to_the_second(stored(database)) == arrived_to_the_second(ORIGINALS)
+        assert figures(database) == COWS
+        again = database.write_now(lambda db: readings.append(db, BATCH[:50]))
+        assert set(again) == {readings.Outcome.DUPLICATE}
+        parts = database.write_now(lambda db: slices.claim(db, 10**6))
+        assert {part.hour for part in parts} <= {T0 // HOUR_MS} | (
+            {reading_of(4, 100).timestamp_ms // HOUR_MS}
+        )
+    finally:
+        database.close_now()
+
+
+def test_a_damaged_chunk_is_left_out_named_and_filled_from_a_backup_that_had_it_unpacked(
+    path: Path, barn: Barn
+) -> None:
+    lay(path, barn.data)
+    pack_all(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        slice_, data, rows_n = db.execute("SELECT slice, data, rows_n FROM chunks ORDER BY slice").fetchall()[
+            7
+        ]
+    file = path.read_bytes()
+    at = file.index(data)
+    file = b"\0" * 100 + file[100 : at + 9] + bytes([file[at + 9] ^ 1]) + file[at + 10 :]
+    database = open_damaged(path, file)
+    try:
+        tally = Tally()
+        source = Source.damaged(path.with_name(BAD), tally)
+        source.open()
+        while (piece := source.next_piece()) is not None:
+            database.write_now(piece)
+        source.close()
+        found = stored(database)
+        assert len(found) == len(ORIGINALS) - rows_n
+        assert spans_ms(tally) == [(hour_ms(slice_), hour_ms(slice_) + HOUR_MS)]
+        with_backup(path, barn)
+        source = Source.backup(path, database.gateway_id, tally.lost)
+        source.open()
+        while (piece := source.next_piece()) is not None:
+            database.write_now(piece)
+        source.close()
+        assert arrived_to_the_second(stored(database)) == arrived_to_the_second(ORIGINALS)
+    finally:
+        database.close_now()
