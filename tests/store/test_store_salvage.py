@@ -763,13 +763,10 @@ def test_a_damaged_chunk_is_left_out_named_and_filled_from_a_backup_that_had_it_
     lay(path, barn.data)
     pack_all(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        slice_, data, rows_n = db.execute("SELECT slice, data, rows_n FROM chunks ORDER BY slice").fetchall()[
-            7
-        ]
-    file = path.read_bytes()
-    at = file.index(data)
-    file = b"\0" * 100 + file[100 : at + 9] + bytes([file[at + 9] ^ 1]) + file[at + 10 :]
-    database = open_damaged(path, file)
+        chunks = db.execute("SELECT slice, data, rows_n FROM chunks ORDER BY slice").fetchall()
+    slice_, data, rows_n = chunks[7]
+    file = path.read_bytes().replace(data, data[:9] + bytes([data[9] ^ 1]) + data[10:])
+    database = open_damaged(path, bytes(100) + file[100:])
     try:
         tally = Tally()
         source = Source.damaged(path.with_name(BAD), tally)
