@@ -111,9 +111,11 @@ class Opening:
     def _open(self) -> tuple[Database, FarmRegister]:
         section = self.config.database
         now_ms = self.clock.now_ms()
-        database = Database.open(Path(section.path), now_ms, timeout_s=section.timeout_s)
+        backups = Path(self.config.backup.directory)
+        database = Database.open(Path(section.path), now_ms, backups, timeout_s=section.timeout_s)
         try:
-            return database, FarmRegister.open(Path(self.config.store.farm_register), now_ms=now_ms)
+            register = Path(self.config.store.farm_register)
+            return database, FarmRegister.open(register, now_ms=now_ms, backups=backups)
         except BaseException:  # closed, then raised again
             database.close_now()
             raise

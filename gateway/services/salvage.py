@@ -139,7 +139,9 @@ class Salvage:
             outcome.saved = salvage_readings.readings_in(tally.saved)
             outcome.refused = salvage_readings.readings_in(tally.refused)
             if any(tally.lost.values()):
-                spare = Source.backup(path, self._database.gateway_id, tally.lost)
+                spare = await asyncio.to_thread(
+                    Source.backup, self._database.backups, path, self._database.gateway_id, tally.lost
+                )
                 outcome.from_backup = await self._drain(thread, spare)
         outcome.gaps = salvage_readings.spans_ms(tally)
         return outcome

@@ -33,12 +33,13 @@ class AtomicJsonStorage(Storage):
         recovered_from: what had to be done to get a readable file, or None.
     """
 
-    def __init__(self, path: Path, *, now_ms: int | None = None) -> None:
+    def __init__(self, path: Path, *, now_ms: int | None = None, backups: Path | None = None) -> None:
         """Read the file, or its previous version where it is missing or damaged.
 
         Args:
             path: the file; its directory is created with the first write.
             now_ms: UTC epoch milliseconds for the name of a damaged file that is put aside.
+            backups: folder with copies of it; default: `backups` beside it.
 
         Raises:
             StoreUnavailableError: the card refuses the repair for now.
@@ -47,6 +48,7 @@ class AtomicJsonStorage(Storage):
         super().__init__()
         self.path = path
         self.previous = path.with_name(path.name + ".previous")
+        self._backups = path.parent / "backups" if backups is None else backups
         self.recovered_from: str | None = None
         self._text: str | None = None
         stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
@@ -130,8 +132,7 @@ class AtomicJsonStorage(Storage):
 
     def _newest_backup(self) -> Path | None:
         """Take over the newest readable one; damaged ones are passed over."""
-        pattern = f"{self.path.stem}_*{self.path.suffix}"
-        for backup in sorted((self.path.parent / "backups").glob(pattern), reverse=True):
+        for backup in sorted(self._backups.glob("farm_*.json"), reverse=True):
             if self._load(backup) is None:
                 return backup
         return None

@@ -47,12 +47,15 @@ class Database:
         identity: both, and what was taken over from a damaged store.
         recovery: what the opening had to do; None usually.
         salvage_sources: names of damaged files beside it whose readings are still to be salvaged.
+        backups: the folder with copies of it.
         commits: transactions on disk since it was opened.
         failures: transactions that disk, file or lock refused since it was opened.
     """
 
     @classmethod
-    def open(cls, path: Path, now_ms: int | None = None, *, timeout_s: float = 5.0) -> Database:
+    def open(
+        cls, path: Path, now_ms: int | None = None, backups: Path | None = None, *, timeout_s: float = 5.0
+    ) -> Database:
         """Open or create the store, bring its schema up to date and start the writer thread.
 
         A damaged store is set aside and a new one takes its place at once (`recovery` tells).
@@ -60,6 +63,8 @@ class Database:
         Args:
             path: the file; its directory is created.
             now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
+            backups: folder whose newest backup fills what a damaged store cannot give; default:
+                `backups` beside it.
             timeout_s: how long to wait for a lock that another program holds (S0-035).
 
         Raises:
@@ -71,6 +76,7 @@ class Database:
         lock = WriterLock(path)
         log = path.with_name(path.name + "-wal")
         had_log = log.exists()
+        folder = path.parent / "backups" if backups is None else backups
         stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         try:
             recovery = set_aside_if_damaged(path, lock, timeout_s, stamp_ms)
@@ -78,7 +84,7 @@ class Database:
             try:
                 lock.log_opened()
                 migrate(db, migrations())
-                identity = settle_identity(path, db, recovery)
+                identity = settle_identity(path, db, recovery, folder)
                 sources = sources_of(db)
             except BaseException:  # closed, then raised again
                 db.close()
@@ -91,6 +97,7 @@ class Database:
         database = cls(path, db, lock, identity, timeout_s=timeout_s)
         database.recovery = recovery
         database.salvage_sources = sources
+        database.backups = folder
         return database
 
     def __init__(
@@ -108,6 +115,7 @@ class Database:
         self.epoch = identity.epoch
         self.recovery: Recovery | None = None
         self.salvage_sources: tuple[str, ...] = ()
+        self.backups = path.parent
         self.commits = 0
         self.failures = 0
         self._damage: Future[None] = Future()

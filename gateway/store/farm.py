@@ -25,18 +25,20 @@ class FarmRegister:
     """
 
     @classmethod
-    def open(cls, path: Path, *, now_ms: int | None = None) -> FarmRegister:
+    def open(cls, path: Path, *, now_ms: int | None = None, backups: Path | None = None) -> FarmRegister:
         """Open the register; a missing one is empty and made with the first change.
 
         Args:
             path: the file.
             now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
+            backups: folder whose newest readable copy is used where no version is; default:
+                `backups` beside the file.
 
         Raises:
             StoreUnavailableError: a damaged file cannot be put aside for now (card full, read-only).
             StoreError: a file may not be read, or the directory not be written.
         """
-        return cls(AtomicJsonStorage(path, now_ms=now_ms))
+        return cls(AtomicJsonStorage(path, now_ms=now_ms, backups=backups))
 
     def __init__(self, storage: AtomicJsonStorage) -> None:
         self.path = storage.path

@@ -40,7 +40,7 @@ class Identity(msgspec.Struct, frozen=True):
     from_backup: str = ""
 
 
-def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | None) -> Identity:
+def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | None, backups: Path) -> Identity:
     """Read the ids, or make them; after a recovery the epoch is always a new one (decision 39).
 
     Raises:
@@ -49,7 +49,7 @@ def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | Non
     bad = None if recovery is None else recovery.bad
     with contextlib.ExitStack() as stack:
         kept_id = None if recovery is None else recovery.gateway_id
-        backup = None if bad is None else newest_backup(path, kept_id)
+        backup = None if bad is None else newest_backup(backups, path, kept_id)
         spare = None if backup is None else stack.enter_context(reading(backup))
         if spare is not None and kept_id is None:
             kept_id = _gateway_id(spare)
@@ -70,14 +70,15 @@ def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | Non
     return identity
 
 
-def newest_backup(path: Path, gateway_id: str | None) -> Path | None:
+def newest_backup(folder: Path, path: Path, gateway_id: str | None) -> Path | None:
     """The newest backup of this gateway's store that is whole; None if there is none.
 
     Args:
+        folder: where backups lie.
         path: the store.
         gateway_id: whose backup it must be; None = any.
     """
-    found = sorted((path.parent / "backups").glob(f"{path.stem}_*{path.suffix}"), reverse=True)
+    found = sorted(folder.glob(f"{path.stem}_*.db"), reverse=True)
     for backup in found[:BACKUPS_LOOKED_AT]:
         try:
             if is_new(backup):

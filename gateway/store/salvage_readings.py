@@ -89,9 +89,9 @@ class Source:
         return cls(file, tally, None, damaged=True)
 
     @classmethod
-    def backup(cls, path: Path, gateway_id: str, wanted: Tables) -> Source:
+    def backup(cls, folder: Path, path: Path, gateway_id: str, wanted: Tables) -> Source:
         """The newest whole backup of the store at `path`, for what was lost; empty without one."""
-        return cls(newest_backup(path, gateway_id), Tally(), wanted, damaged=False)
+        return cls(newest_backup(folder, path, gateway_id), Tally(), wanted, damaged=False)
 
     def open(self) -> None:
         """Make it ready; what cannot be opened at all gives no piece."""

@@ -125,7 +125,7 @@ def salvage(database: Database) -> Tally:
         tally = Tally()
         for source in (
             Source.damaged(database.path.with_name(name), tally),
-            Source.backup(database.path, database.gateway_id, tally.lost),
+            Source.backup(database.backups, database.path, database.gateway_id, tally.lost),
         ):
             source.open()
             while (piece := source.next_piece()) is not None:
@@ -778,7 +778,7 @@ def test_a_damaged_chunk_is_left_out_named_and_filled_from_a_backup_that_had_it_
         assert len(found) == len(ORIGINALS) - rows_n
         assert spans_ms(tally) == [(hour_ms(slice_), hour_ms(slice_) + HOUR_MS)]
         with_backup(path, barn)
-        source = Source.backup(path, database.gateway_id, tally.lost)
+        source = Source.backup(database.backups, path, database.gateway_id, tally.lost)
         source.open()
         while (piece := source.next_piece()) is not None:
             database.write_now(piece)
