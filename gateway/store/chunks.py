@@ -9,7 +9,6 @@ would be a tenth of the store. Words of `state` that have no number stand behind
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -32,7 +31,6 @@ ANIMAL_BITS = 16
 # fmt: on
 """Places of the columns in a chunk; scaled like those of `hot`."""
 _ALL = range(12)
-_CRC_BYTES = 4
 MS_PER_S = 1000
 _HOT_COLUMNS = (0, 2, 3, 4, 5, 6, 7, 8, 10, 9, 11, 12)
 """Where `hot` has them: the order of the chunk's columns in a row of `hot`."""
@@ -95,7 +93,7 @@ def encode(rows: Sequence[Row]) -> bytes:
     table[DELAY] = table[DELAY] // MS_PER_S - table[TS_MS] // MS_PER_S
     tail = msgspec.json.encode(list(words)) if words else b""
     body = columns.encode(table) + tail
-    return zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body
+    return columns.seal(body)
 
 
 def decode(data: bytes, wanted: Collection[int] = _ALL) -> Cells:
@@ -104,16 +102,14 @@ def decode(data: bytes, wanted: Collection[int] = _ALL) -> Cells:
     Raises:
         ChunkError: the checksum is wrong.
     """
-    body = data[_CRC_BYTES:]
-    if zlib.crc32(body).to_bytes(_CRC_BYTES, "little") != data[:_CRC_BYTES]:
-        raise ChunkError("a packed hour has a wrong checksum", "run barn-gateway verify-store")
     try:
+        body = columns.unseal(data)
         # The words stand behind the last column.
         column, end = columns.decode(body, {*wanted, FLAGS} if STATE in wanted else wanted)
         tail = body[end:] if STATE in wanted else b""
         words = msgspec.json.decode(tail, type=tuple[str, ...]) if tail else ()
     except (columns.ColumnsError, msgspec.DecodeError) as error:
-        raise ChunkError(f"a packed hour cannot be read: {error}", "run barn-gateway verify-store") from error
+        raise ChunkError(f"a packed hour {error}", "run barn-gateway verify-store") from error
     return Cells(column, words)
 
 

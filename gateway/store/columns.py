@@ -15,6 +15,7 @@ codes to carry, which is what costs zlib its advantage on 60 rows.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ MISSING = -(2**63)
 """Stands for "not sent" in a column; no scaled value of a sensor comes near it."""
 ROWS_MAX = 1 << 20
 """Rows a decoder believes: a damaged count must not ask for the machine's memory."""
+_CRC_BYTES = 4
 _WIDTH_MAX = 62
 _OFFSET, _DELTA, _RUNS, _GAPS = range(4)
 _WEIGHTS = tuple(1 << np.arange(width - 1, -1, -1, dtype=np.int64) for width in range(_WIDTH_MAX + 1))
@@ -33,6 +35,23 @@ _WEIGHTS = tuple(1 << np.arange(width - 1, -1, -1, dtype=np.int64) for width in 
 
 class ColumnsError(ValueError):
     """Bytes that no encoder has written."""
+
+
+def seal(body: bytes) -> bytes:
+    """Bytes with a CRC-32 (little-endian) in front of them."""
+    return zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body
+
+
+def unseal(data: bytes) -> bytes:
+    """What `seal` was given.
+
+    Raises:
+        ColumnsError: the checksum is wrong.
+    """
+    body = data[_CRC_BYTES:]
+    if zlib.crc32(body).to_bytes(_CRC_BYTES, "little") != data[:_CRC_BYTES]:
+        raise ColumnsError("has a wrong checksum")
+    return body
 
 
 def encode(columns: Sequence[Int64]) -> bytes:
@@ -64,7 +83,7 @@ def decode(data: bytes, wanted: Collection[int]) -> tuple[dict[int, Int64], int]
             if column is not None:
                 found[place] = column
     except IndexError:
-        raise ColumnsError("cut off") from None
+        raise ColumnsError("is cut off") from None
     return found, at
 
 
@@ -137,7 +156,7 @@ def _decode_column(data: bytes, at: int, n: int, *, wanted: bool) -> tuple[Int64
         numbers_n = 1 + int(present.sum())
     end = at + (numbers_n * width + 7) // 8
     if end > len(data):
-        raise ColumnsError("cut off")
+        raise ColumnsError("is cut off")
     if not wanted:
         return None, end
     numbers = _unpack(data, at, numbers_n, width)
@@ -145,7 +164,7 @@ def _decode_column(data: bytes, at: int, n: int, *, wanted: bool) -> tuple[Int64
     if form == _DELTA:
         column = np.empty(n, np.int64)
         column[0] = start
-        np.cumsum(numbers * divisor + _unzigzag_one(least), out=column[1:])
+        (numbers * divisor + _unzigzag_one(least)).cumsum(out=column[1:])
         column[1:] += start
         return column, end
     if form == _RUNS and present is not None:
@@ -174,7 +193,7 @@ def _unpack(data: bytes, at: int, n: int, width: int) -> Int64:
 def _bits(data: bytes, at: int, n: int) -> tuple[npt.NDArray[np.bool_], int]:
     end = at + (n + 7) // 8
     if n < 0 or end > len(data):
-        raise ColumnsError("cut off")
+        raise ColumnsError("is cut off")
     raw = np.frombuffer(data, np.uint8, end - at, at)
     return np.unpackbits(raw, count=n).astype(np.bool_), end
 
@@ -212,4 +231,4 @@ def _get(data: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ColumnsError("a number without end")
+            raise ColumnsError("has a number without end")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.buckets import Buckets
+from gateway.core.buckets import Buckets, bucketed
 from gateway.core.outbox import Slice
 from gateway.core.readings import Reading
 from gateway.store import rollups, spans
@@ -96,13 +97,15 @@ def series(
     animals = None if cow_ids is None else names.keys()
     if step_ms is not None and step_ms >= HOUR_MS:
         hours = range(from_ms // HOUR_MS, to_ms // HOUR_MS)
-        parts = [rollups.buckets(db, animals, hours, channels, step_ms=step_ms)]
-    else:
-        piece_ms = HOUR_MS * max(1, _PIECE_ROWS // (60 * max(1, len(names))))
-        parts = [
-            spans.figures(db, max(from_ms, at), min(to_ms, at + piece_ms), animals, channels, step_ms=step)
-            for at in range(from_ms // HOUR_MS * HOUR_MS, to_ms, piece_ms)
-        ]
+        wide = rollups.buckets(db, animals, hours, channels, step_ms=step_ms)
+        return _table(names, channels, [_of_buckets(wide)], step_ms)
+    piece_ms = HOUR_MS * max(1, _PIECE_ROWS // (60 * max(1, len(names))))
+    parts = []
+    for piece in spans.pieces(db, range(from_ms, to_ms, piece_ms), animals, channels):
+        if step_ms is None:
+            parts.append(_of_channels(piece))
+        else:
+            parts.append(_of_buckets(bucketed(piece.cow, piece.timestamp_ms, piece.values, step_ms)))
     return _table(names, channels, parts, step_ms)
 
 
@@ -165,28 +168,62 @@ def _animals(db: sqlite3.Connection, cow_ids: Sequence[str] | None) -> tuple[dic
     return {row[0]: row[1] for row in rows}, first * HOUR_MS, (last + 1) * HOUR_MS
 
 
+class _Part(msgspec.Struct, frozen=True, eq=False):
+    """A piece of the answer: animals' numbers, instants, readings, and figures by kind and channel."""
+
+    cow: Int32
+    timestamp_ms: Int64
+    n: Int32
+    figures: dict[str, dict[str, Floats]]
+
+
+_KINDS = {"mean": "values", "low": "low", "high": "high", "last": "last"}
+"""Figures of a bucket and the field of the answer they go to."""
+
+
+def _of_channels(found: spans.Channels) -> _Part:
+    values = {name: column.astype(np.float32) for name, column in found.values.items()}
+    return _Part(found.cow, found.timestamp_ms, np.ones(len(found.cow), np.int32), {"values": values})
+
+
+def _of_buckets(found: Buckets) -> _Part:
+    figures = {
+        field: {name: getattr(one, kind).astype(np.float32) for name, one in found.channels.items()}
+        for kind, field in _KINDS.items()
+    }
+    return _Part(found.cow, found.start_ms, found.n.astype(np.int32), figures)
+
+
 def _table(
-    names: dict[int, str], channels: Sequence[str], parts: Sequence[Buckets], step_ms: int | None
+    names: dict[int, str], channels: Sequence[str], parts: list[_Part], step_ms: int | None
 ) -> SeriesTable:
-    """Pieces in order of time as one table by animal and time."""
-    cow_id = np.concatenate([np.empty(0, np.int32), *(part.cow for part in parts)])
-    order = np.argsort(cow_id, kind="stable")
-    known, cow = np.unique(cow_id[order], return_inverse=True)
-
-    def joined(pick: str, channel: str) -> Floats:
-        arrays = [getattr(part.channels[channel], pick).astype(np.float32) for part in parts]
-        return np.concatenate([np.empty(0, np.float32), *arrays])[order]
-
-    means = {channel: joined("mean", channel) for channel in channels}
-    several = step_ms is not None
+    """Pieces in order of time as one table by animal and time; the pieces are used up."""
+    numbers = _joined([part.cow for part in parts], np.int32)
+    order = np.argsort(numbers, kind="stable")
+    numbers = numbers[order]
+    first = np.flatnonzero(np.diff(numbers, prepend=-1))
+    cow = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(numbers)))
+    timestamp_ms = _joined([part.timestamp_ms for part in parts], np.int64)[order]
+    n = _joined([part.n for part in parts], np.int32)[order]
+    figures: dict[str, dict[str, Floats]] = {}
+    for field in parts[0].figures if parts else ("values",):
+        figures[field] = {}
+        for channel in channels:
+            pieces = [part.figures[field].pop(channel) for part in parts]  # frees them one by one
+            figures[field][channel] = _joined(pieces, np.float32)[order]
+    means = figures["values"]
     return SeriesTable(
-        cow_ids=[names[int(animal)] for animal in known],
-        cow=cow.astype(np.int32),
-        timestamp_ms=np.concatenate([np.empty(0, np.int64), *(part.start_ms for part in parts)])[order],
-        n=np.concatenate([np.empty(0, np.int32), *(part.n.astype(np.int32) for part in parts)])[order],
+        cow_ids=[names[int(number)] for number in numbers[first]],
+        cow=cow,
+        timestamp_ms=timestamp_ms,
+        n=n,
         values=means,
-        low={channel: joined("low", channel) for channel in channels} if several else means,
-        high={channel: joined("high", channel) for channel in channels} if several else means,
-        last={channel: joined("last", channel) for channel in channels} if several else means,
+        low=figures.get("low", means),
+        high=figures.get("high", means),
+        last=figures.get("last", means),
         step_ms=step_ms,
     )
+
+
+def _joined(pieces: Sequence[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *pieces])

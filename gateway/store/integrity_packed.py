@@ -18,7 +18,7 @@ import numpy as np
 from gateway.core.instants import iso_utc
 from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
-from gateway.store import chunks, columns, journal
+from gateway.store import chunks, journal, rollups
 from gateway.store.journal import SliceKey
 
 CHUNKS_PER_SNAPSHOT = 1000
@@ -124,9 +124,8 @@ def _readings_by_figures(db: sqlite3.Connection, hour: int) -> dict[int, int]:
         (chunks.key(day, 0), chunks.key(day + 1, 0)),
     )
     for day_animal, data in rows:
-        try:
-            column, _ = columns.decode(data, (0, 1))
-        except columns.ColumnsError:
+        column = rollups.decode(data, (0, 1))
+        if column is None:
             continue
         counted[chunks.hour_and_animal(day_animal)[1]] = int(column[1][column[0] == of_day].sum())
     return counted

@@ -29,13 +29,14 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 HOURS_PER_DAY = 24
-CHANNELS = (*(name for name in COLUMNS if name != "state"), MOTION_G)
-"""What has low, mean, high and last."""
+CHANNELS = ("temperature_c", MOTION_G, *(name for name in COLUMNS if name not in {"temperature_c", "state"}))
+"""What has low, mean, high and last; what baselines ask for first, because reading stops there."""
 _STEPS = {**{name: COLUMNS[name][2] for name in CHANNELS if name != MOTION_G}, MOTION_G: 1000}
 _HOUR, _N = 0, 1
-_STATES = 2
-_FIRST = _STATES + len(STATE_MINUTES)
+_FIRST = 2
 _PER_CHANNEL = 5  # n, low, mean, high, last
+_STATES = _FIRST + _PER_CHANNEL * len(CHANNELS)
+_WIDTH = _STATES + len(STATE_MINUTES)
 _MEAN_FINER = 10
 _ALL = (*CHANNELS, *STATE_MINUTES)
 
@@ -120,10 +121,10 @@ def renew(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[D
         table = _encode(found.take(np.array([at])))
         row = db.execute("SELECT data FROM rollups WHERE day_animal = ?", (key,)).fetchone()
         if row is not None:
-            kept = _decode(row[0])
+            kept = _kept(db, row[0], day, animal)
             table = np.concatenate([kept[:, kept[_HOUR] != table[_HOUR]], table], axis=1)
             table = table[:, np.argsort(table[_HOUR])]
-        days.append(Day(key, columns.encode(list(table))))
+        days.append(Day(key, columns.seal(columns.encode(list(table)))))
     return days
 
 
@@ -153,7 +154,11 @@ def _hours(
     places = _places(channels)
     days = range(hours.start // HOURS_PER_DAY, -(-hours.stop // HOURS_PER_DAY))
     for day, animal, data in _stored(db, animals, days):
-        column, _ = columns.decode(data, places)
+        column = decode(data, places)
+        if column is None:
+            first = day * HOURS_PER_DAY
+            changed |= {(hour, animal) for hour in range(first, first + HOURS_PER_DAY) if hour in hours}
+            continue
         hour = column[_HOUR] + day * HOURS_PER_DAY
         fresh = (hour >= hours.start) & (hour < hours.stop)
         if changed:
@@ -167,6 +172,15 @@ def _hours(
     for hour_, some in sorted(by_hour.items()):
         found.append(_reckoned(db, hour_, some, channels))
     return joined(found, channels)
+
+
+def _kept(db: sqlite3.Connection, data: bytes, day: int, animal: int) -> Int64:
+    """A day's table as stored, or reckoned anew where it is damaged."""
+    column = decode(data)
+    if column is not None:
+        return np.stack([column[place] for place in range(_WIDTH)])
+    span = day * HOURS_PER_DAY * HOUR_MS, (day + 1) * HOURS_PER_DAY * HOUR_MS
+    return _encode(spans.figures(db, *span, {animal}, _ALL, step_ms=HOUR_MS))
 
 
 def _reckoned(
@@ -237,30 +251,26 @@ def _bucket(
 def _encode(figures: Buckets) -> Int64:
     """Figures of one animal's hours as a table [columns, hours] of whole numbers."""
     rows = [figures.start_ms // HOUR_MS % HOURS_PER_DAY, figures.n]
-    rows += [figures.channels[word].n for word in STATE_MINUTES]
     for channel in CHANNELS:
         one, steps = figures.channels[channel], _STEPS[channel]
         rows.append(one.n)
         for values, finer in ((one.low, 1), (one.mean, _MEAN_FINER), (one.high, 1), (one.last, 1)):
             scaled = np.nan_to_num(np.rint(values * (steps * finer)))
             rows.append(np.where(np.isnan(values), MISSING, scaled.astype(np.int64)))
+    rows += [figures.channels[word].n for word in STATE_MINUTES]
     table: Int64 = np.stack(rows).astype(np.int64)
     return table
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether a row's figures can be read at all (it may come from a damaged store)."""
+def decode(data: bytes, places: Collection[int] = range(_WIDTH)) -> dict[int, Int64] | None:
+    """Columns of a day by place: 0 = hour of the day, 1 = readings …; None for a damaged day.
+
+    Figures are reckoned from the readings, so a damaged day is no loss while those are there.
+    """
     try:
-        _decode(data)
-    except (columns.ColumnsError, ValueError, IndexError):
-        return False
-    return True
-
-
-def _decode(data: bytes) -> Int64:
-    width = _FIRST + _PER_CHANNEL * len(CHANNELS)
-    column, _ = columns.decode(data, range(width))
-    return np.stack([column[place] for place in range(width)])
+        return columns.decode(columns.unseal(data), places)[0]
+    except columns.ColumnsError:
+        return None
 
 
 def _meaning(name: str) -> tuple[str, str]:

@@ -225,7 +225,7 @@ def _rollup_pieces(
     part: list[tuple[int, str, int, bytes]] = []
     for day_animal, arrival_hour, data in _rows(source, ROLLUPS, tally, spans):
         day, animal = chunks.hour_and_animal(day_animal)
-        whole = type(data) is bytes and type(arrival_hour) is int and rollups.is_whole(data)
+        whole = type(data) is bytes and type(arrival_hour) is int and rollups.decode(data) is not None
         if not whole or animal not in names:
             tally.count(ROLLUPS.name, refused=1)
             continue

@@ -10,15 +10,17 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.buckets import Buckets, bucketed, last_in_minute, motion_of
+from gateway.core.buckets import MS_PER_MINUTE, Buckets, bucketed, last_in_minute, motion_of
 from gateway.store import chunks, hot
 from gateway.store.chunks import ANIMAL_BITS
 from gateway.store.columns import MISSING
 from gateway.store.rows import HOUR_MS, Row
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
@@ -148,39 +150,72 @@ def cells(
     return table
 
 
-def figures(
-    db: sqlite3.Connection,
-    from_ms: int,
-    to_ms: int,
-    animals: Collection[int] | None,
-    channels: Sequence[str],
-    *,
-    step_ms: int,
-) -> Buckets:
-    """Figures per animal and bucket, reckoned from the readings of a span.
+class Channels(msgspec.Struct, frozen=True, eq=False):
+    """Readings as channels, by animal and instant, one entry each.
+
+    Args:
+        cow: the animal's number.
+        timestamp_ms: UTC epoch ms.
+        values: by channel, NaN = not sent.
+    """
+
+    cow: Int32
+    timestamp_ms: Int64
+    values: dict[str, Float64]
+
+
+def channels(
+    db: sqlite3.Connection, from_ms: int, to_ms: int, animals: Collection[int] | None, names: Sequence[str]
+) -> Channels:
+    """Readings with from_ms ≤ instant < to_ms.
 
     Args:
         db: any connection.
-        from_ms: UTC epoch ms, where a bucket begins.
-        to_ms: where one ends.
+        from_ms: UTC epoch ms, the first that counts.
+        to_ms: the first that does not.
         animals: their numbers; None = all.
-        channels: names in `COLUMNS` but `state`, `motion_g`, and `STATE_MINUTES` (of those only `n`
-            means something).
-        step_ms: width of a bucket.
+        names: names in `COLUMNS` but `state`, `motion_g`, and `STATE_MINUTES` (1 at the last reading
+            of a minute that shows the state).
 
     Raises:
         ChunkError: as `cells`.
     """
-    moving = MOTION_G in channels
-    needed = dict.fromkeys(channel for channel in channels if channel in COLUMNS)
+    return next(pieces(db, range(from_ms, to_ms, max(1, to_ms - from_ms)), animals, names), _NOTHING)
+
+
+def pieces(
+    db: sqlite3.Connection, span_ms: range, animals: Collection[int] | None, names: Sequence[str]
+) -> Iterator[Channels]:
+    """The same piece by piece; the range's step is the length of a piece.
+
+    Raises:
+        ChunkError: as `cells`.
+    """
+    moving = MOTION_G in names
+    needed = dict.fromkeys(name for name in names if name in COLUMNS)
     needed |= dict.fromkeys((*_AXES, REPORTED) if moving else ())
-    if any(channel in STATE_MINUTES for channel in channels):
+    if any(name in STATE_MINUTES for name in names):
         needed["state"] = None
-    lead_ms = 60_000 if moving else 0  # the minute that the first one's motion is measured from
-    table = cells(db, from_ms - lead_ms, to_ms, animals, list(needed))
+    # The minute before a piece, from which the motion of its first minute is measured.
+    lead = range(span_ms.start - MS_PER_MINUTE, span_ms.start) if moving else range(0)
+    before = cells(db, lead.start, lead.stop, animals, list(needed))
+    for from_ms in span_ms:
+        to_ms = min(from_ms + span_ms.step, span_ms.stop)
+        table = cells(db, from_ms, to_ms, animals, list(needed))
+        yield _channels(before, table, names, list(needed))
+        if moving:
+            before = table[table[:, 0] >= to_ms - MS_PER_MINUTE]
+
+
+def _channels(before: Int64, table: Int64, names: Sequence[str], needed: Sequence[str]) -> Channels:
+    """Channels of a piece; `before` is what its motion is measured from."""
+    from_ms = int(before[:, 0].max(initial=-1)) + 1
+    if len(before):
+        table = np.concatenate([before, table])
+        table = table[np.lexsort((table[:, 0], table[:, 1]))]
     cow, instant = table[:, 1].astype(np.int32), table[:, 0]
     held = {name: in_units(table[:, at], name) for at, name in enumerate(needed, 2)}
-    if moving:
+    if MOTION_G in names:
         held[MOTION_G] = motion_of(cow, instant, [held[axis] for axis in _AXES], held[REPORTED])
     if "state" in needed:
         told = np.where(last_in_minute(cow, instant), held["state"], np.nan)
@@ -189,8 +224,28 @@ def figures(
         known = np.isin(told, np.arange(1, len(STATE_MINUTES)))
         held[STATE_MINUTES[-1]] = np.where(np.isnan(told) | known, np.nan, 1.0)
     inside = instant >= from_ms
-    chosen = {channel: held[channel][inside] for channel in channels}
-    return bucketed(cow[inside], instant[inside], chosen, step_ms)
+    return Channels(cow[inside], instant[inside], {name: held[name][inside] for name in names})
+
+
+def figures(
+    db: sqlite3.Connection,
+    from_ms: int,
+    to_ms: int,
+    animals: Collection[int] | None,
+    names: Sequence[str],
+    *,
+    step_ms: int,
+) -> Buckets:
+    """Figures of the same channels per animal and bucket; the span begins and ends with one.
+
+    Raises:
+        ChunkError: as `cells`.
+    """
+    found = channels(db, from_ms, to_ms, animals, names)
+    return bucketed(found.cow, found.timestamp_ms, found.values, step_ms)
+
+
+_NOTHING = Channels(np.empty(0, np.int32), np.empty(0, np.int64), {})
 
 
 class Everyone(Collection[int]):

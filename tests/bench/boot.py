@@ -62,24 +62,22 @@ def build_store(path: Path, animals: int, days: int) -> None:
         for at in range(0, len(instants), 60):
             part = instants[at : at + 60]
             database.write_now(lambda db, part=part: _insert(db, part, animals))  # type: ignore[misc]
-    for hour in range(first_ms // HOUR_MS, now_ms // HOUR_MS, 24):
+    for hour in range(first_ms // HOUR_MS // 24 * 24, now_ms // HOUR_MS + 1, 24):
         database.write_now(lambda db, hour=hour: _roll_up_day(db, hour, animals))  # type: ignore[misc]
     database.write_now(lambda db: _close(db, now_ms // HOUR_MS))
     database.close_now()
 
 
 def _roll_up_day(db: Connection, from_hour: int, animals: int) -> None:
-    """What the hourly roll-up would have left by now, a day at once."""
+    """What the hourly roll-up would have left by now, a UTC day at once."""
     everyone = range(1, animals + 1)
     parts = [rollups._reckoned(db, hour, everyone, rollups._ALL) for hour in range(from_hour, from_hour + 24)]
     figures = joined(parts, rollups._ALL)
-    day_of = figures.start_ms // HOUR_MS // 24
     made = []
-    for day in np.unique(day_of).tolist():
-        for cow in everyone:
-            hours = figures.take((figures.cow == cow) & (day_of == day))
-            data = columns.encode(list(rollups._encode(hours)))
-            made.append(rollups.Day(day << chunks.ANIMAL_BITS | cow, data))
+    for cow in everyone:
+        table = rollups._encode(figures.take(figures.cow == cow))
+        data = columns.seal(columns.encode(list(table)))
+        made.append(rollups.Day(from_hour // 24 << chunks.ANIMAL_BITS | cow, data))
     rollups.write(db, made, from_hour + 24)
 
 

@@ -45,14 +45,23 @@ def publish_packet(cow_id: str, number: int, packet_id: int) -> bytes:
     return publish_bytes(f"artemis/sensors/{cow_id}", payload, packet_id)
 
 
-class Publisher(asyncio.Protocol):
-    """Sends its packets with at most `in_flight` unacknowledged; times each publish → PUBACK."""
+def packets_of(cow_id: str, count: int) -> list[bytes]:
+    """A collar's first `count` publishes."""
+    return [publish_packet(cow_id, number, number % 65535 + 1) for number in range(count)]
 
-    def __init__(self, client_id: str, count: int, in_flight: int, waits_ms: list[float]) -> None:
+
+class Publisher(asyncio.Protocol):
+    """Sends its packets with at most `in_flight` unacknowledged; times each publish → PUBACK.
+
+    `allowed` holds it back to a pace: how many of its packets may have gone out so far.
+    """
+
+    def __init__(self, client_id: str, packets: list[bytes], in_flight: int, waits_ms: list[float]) -> None:
         self.connected = asyncio.get_running_loop().create_future()
         self.done = asyncio.get_running_loop().create_future()
         self._client_id = client_id
-        self._packets = [publish_packet(client_id, n, n % 65535 + 1) for n in range(count)]
+        self._packets = packets
+        self.allowed = len(packets)
         self._in_flight = in_flight
         self._sent = self._acked = 0
         self._sent_at: list[float] = []
@@ -80,7 +89,7 @@ class Publisher(asyncio.Protocol):
             self.done.set_result(None)
 
     def pump(self) -> None:
-        room = min(self._in_flight - (self._sent - self._acked), len(self._packets) - self._sent)
+        room = min(self._in_flight - (self._sent - self._acked), self.allowed - self._sent)
         if room > 0:
             now = time.perf_counter()
             self._transport.write(b"".join(self._packets[self._sent : self._sent + room]))
@@ -102,7 +111,11 @@ async def load(port: int, connections: int, count: int, in_flight: int) -> dict[
     publishers: list[Publisher] = []
     for number in range(connections):
         _, publisher = await loop.create_connection(
-            lambda n=number: Publisher(f"COW_{n:04d}", count, in_flight, waits_ms), "127.0.0.1", port
+            lambda cow_id=f"COW_{number:04d}": Publisher(
+                cow_id, packets_of(cow_id, count), in_flight, waits_ms
+            ),
+            "127.0.0.1",
+            port,
         )
         await publisher.connected
         publishers.append(publisher)

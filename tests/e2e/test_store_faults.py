@@ -22,7 +22,7 @@ from gateway.store import readings
 from gateway.store.database import Database
 from tests.conftest import need
 from tests.e2e.gateway_process import GatewayProcess, running_gateway, until
-from tests.e2e.test_power_cut import _message
+from tests.e2e.publishers import message
 from tests.e2e.test_whole_barn import free_ports
 from tests.store import damage
 
@@ -73,7 +73,7 @@ class Sender:
     async def send(self, count: int, timeout_s: float = 30.0) -> None:
         async with asyncio.timeout(timeout_s), aiomqtt.Client("127.0.0.1", self._port, timeout=20) as client:
             for _ in range(count):
-                topic, payload = _message("COW_001", self.sent)
+                topic, payload = message("COW_001", self.sent)
                 number, self.sent = self.sent, self.sent + 1
                 await client.publish(topic, payload, qos=1, timeout=timeout_s)
                 self.acked.append(number)

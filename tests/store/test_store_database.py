@@ -516,3 +516,30 @@ def test_no_room_for_the_shm_file_is_called_a_full_disk(tmp_path: Path) -> None:
     assert "free space" in str(store_error(tmp_path / "a.db", fault))
     fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
     assert "replace the card" in str(store_error(tmp_path / "a.db", fault))
+
+
+# --- one state for several pieces of work ---------------------------------------------------------
+
+
+def test_a_held_store_stays_as_it_was_whatever_is_committed(db: Database) -> None:
+    def animals(con: sqlite3.Connection) -> int:
+        return int(con.execute("SELECT count(*) FROM animals").fetchone()[0])
+
+    def one_more(con: sqlite3.Connection) -> None:
+        con.execute("INSERT INTO animals (cow_id, first_hour, last_hour) VALUES (hex(randomblob(8)), 1, 1)")
+
+    db.write_now(one_more)
+    held = db.hold_now()
+    db.write_now(one_more)
+    assert held.read_now(animals) == 1
+    assert db.read_now(animals) == 2  # another reader sees it
+    assert not held.closed
+    held.close()
+    held.close()
+    assert held.closed
+    with pytest.raises(StoreError, match="snapshot is closed"):
+        held.read_now(animals)
+    assert [db.read_now(animals) for _ in range(3)] == [2] * 3  # its reader is of use again
+    db.close_now()
+    with pytest.raises(StoreError, match="store is closed"):
+        db.hold_now()

@@ -368,3 +368,22 @@ def test_rolled_up_days_go_by_age_of_data_and_of_arrival(con: sqlite3.Connection
     keep_house(con, HOUR0 + 60)
     assert retention.drop_rollups(con, HOUR0 - 24 * 365) == 0
     assert retention.drop_rollups(con, HOUR0 + 48) == 2
+
+
+def test_a_damaged_day_of_figures_is_reckoned_anew_while_its_readings_are_there(
+    con: sqlite3.Connection,
+) -> None:
+    readings.append(con, herd(2, 180))
+    keep_house(con, HOUR0 + 60)
+    names = ("n", "temperature_mean_c", "motion_mean_g")
+    before = rollups.hourly(con, HOUR0, HOUR0 + 3, names)
+    con.execute("UPDATE rollups SET data = zeroblob(9)")
+    after = rollups.hourly(con, HOUR0, HOUR0 + 3, names)
+    for name in names:
+        assert sorted(after.values[name]) == pytest.approx(sorted(before.values[name]), abs=6e-4)
+    readings.append(con, [reading("C00", 30.5, arrived_min=60 * 60)])
+    keep_house(con, HOUR0 + 62)
+    mended = rollups.hourly(con, HOUR0, HOUR0 + 3, ("n",))
+    assert sorted(mended.values["n"].tolist()) == [60.0] * 5 + [61.0]
+    data = con.execute("SELECT data FROM rollups").fetchall()
+    assert [rollups.decode(one[0]) is None for one in data] == [False, True], "C01 has not been asked to"
