@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
 
-from gateway import __version__, wiring
+from gateway import facts, wiring
 from gateway.config import Config
 from gateway.core.alert_event import event_json
 from gateway.core.alerts import Alert
@@ -30,6 +29,7 @@ from gateway.drivers.clock import SystemClock
 from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink
 from gateway.errors import StoreError
+from gateway.opening import Opening
 from gateway.ports import Clock
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
@@ -37,11 +37,10 @@ from gateway.services.forward import Forward
 from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
-from gateway.store.database import Database
-from gateway.store.farm import FarmRegister
+from gateway.services.salvage import Salvage
 from gateway.supervisor import Supervisor
 from gateway.web.server import WebServer
-from gateway.web.status import BrokerStatus, DetectorStatus, GatewayStatus, StoreStatus, UplinkStatus
+from gateway.web.status import GatewayStatus
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +86,16 @@ class Gateway:
         self.clock = clock
         self._panel_line = panel_line
         self._own_schedule = own_schedule
-        self._give_up = give_up
+        self.supervisor = Supervisor(SystemClock(), give_up=give_up)
+        self.systemd = Systemd()
         self._stack = AsyncExitStack()
         self._side_tasks: set[asyncio.Task[Any]] = set()
-        self._store_fault: str | None = None
-        self._store_bytes = 0
-        self._pending_n = 0
-        self._began_s = time.monotonic()
-        self._uplink: MqttUplink | None = None
+        self._opened = False
+        self.store_fault: str | None = None
+        self.store_bytes = 0
+        self.pending_n = 0
+        self.began_s = time.monotonic()
+        self.uplink: MqttUplink | None = None
         self.forward: Forward | None = None
         self.web: WebServer | None = None
 
@@ -103,11 +104,14 @@ class Gateway:
     async def __aenter__(self) -> Self:
         """Start everything; readings are accepted when this returns."""
         try:
-            self._open_store()
+            self._loop = asyncio.get_running_loop()
+            await self._open_store()
             self._build()
             await self._start()
         except BaseException:  # closed in order, then raised again
+            await self.supervisor.stop()
             await self._stack.aclose()
+            self.supervisor.stopped()
             raise
         return self
 
@@ -143,23 +147,22 @@ class Gateway:
 
     # Building ----------------------------------------------------------------------------------
 
-    def _open_store(self) -> None:
+    async def _open_store(self) -> None:
         config = self.config
-        log.info("Testing database connection: %s", config.database.path)
-        self.database = Database.open(Path(config.database.path), timeout_s=config.database.timeout_s)
-        self._stack.push_async_callback(self.database.close)
-        log.info("Database connection successful")
-        self.farm = FarmRegister.open(Path(config.store.farm_register), now_ms=self.clock.now_ms())
-        self._stack.callback(self.farm.close)
-
-    def _build(self) -> None:
-        config, clock = self.config, self.clock
-        self.supervisor = Supervisor(SystemClock(), give_up=self._give_up)
-        self.systemd = Systemd()
         self._stack.callback(self.systemd.close)
         self.panel = wiring.panel(config, on_acknowledge=self._button_pressed, on_change=self._panel_line)
         self._stack.callback(self.panel.close)
-        self._loop = asyncio.get_running_loop()
+        log.info("Testing database connection: %s", config.database.path)
+        self._opening = Opening(
+            config, self.clock, panel=self.panel, systemd=self.systemd, supervisor=self.supervisor
+        )
+        self.database, self.farm = await self._opening.run()
+        self._stack.push_async_callback(self.database.close)
+        self._stack.callback(self.farm.close)
+        log.info("Database connection successful")
+
+    def _build(self) -> None:
+        config, clock = self.config, self.clock
         self.alarm = Alarm(
             clock=clock,
             database=self.database,
@@ -167,10 +170,11 @@ class Gateway:
             signal_changed=self.panel.show,
             published=self._alert_published,
         )
-        self._windows = Windows(animals_max=config.performance.cache_max_size)
+        self.salvage = Salvage(clock=clock, database=self.database, report=self.alarm.report)
+        self.windows = Windows(animals_max=config.performance.cache_max_size)
         self.detect = Detect(
             clock=clock,
-            windows=self._windows,
+            windows=self.windows,
             database=self.database,
             policies=config.detectors,
             report=self.alarm.report,
@@ -206,12 +210,15 @@ class Gateway:
             report=self.alarm.report,
         )
         self.jobs = Jobs(clock)
+        self._opened = True
 
     async def _start(self) -> None:
         config = self.config
         await self.alarm.restore()
+        await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
+        self.supervisor.start("store", self.database.watch, critical=True)
         await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
@@ -224,17 +231,19 @@ class Gateway:
             await self.web.start(config.service.health_check_host, config.service.health_check_port)
         if config.uplink.enabled:
             self._start_uplink()
+        if self.salvage.wanted:
+            self.supervisor.start("salvage", self.salvage.run, critical=False)
         self._schedule()
         self.supervisor.start("look", self._look, critical=True)
 
     def _start_uplink(self) -> None:
         uplink = self.config.uplink
-        self._uplink = MqttUplink(wiring.uplink_target(self.config, self.database.gateway_id))
-        self._stack.push_async_callback(self._uplink.close)
+        self.uplink = MqttUplink(wiring.uplink_target(self.config, self.database.gateway_id))
+        self._stack.push_async_callback(self.uplink.close)
         self.forward = Forward(
             clock=SystemClock(),
             database=self.database,
-            transport=self._uplink,
+            transport=self.uplink,
             destination="cloud",
             topic_prefix=uplink.topic_prefix,
             backoff=wiring.backoff(self.config),
@@ -267,63 +276,9 @@ class Gateway:
         self.supervisor.expect("schedule", SILENCE_S_MAX)
         await self.jobs.run()
 
-    # Facts -------------------------------------------------------------------------------------
-
     def status(self) -> GatewayStatus:
         """What /health and the page show; never blocks."""
-        jobs = self.jobs
-        troubles = [f"task {name} was restarted: {why}" for name, why in self.supervisor.faults.items()]
-        if self._windows.animals_refused:
-            troubles.append(
-                f"more animals than performance.cache_max_size ({self.config.performance.cache_max_size}): "
-                "the newest are stored, but no detector watches them"
-            )
-        return GatewayStatus(
-            gateway_id=self.database.gateway_id,
-            version=__version__,
-            now_ms=self.clock.now_ms(),
-            uptime_s=time.monotonic() - self._began_s,
-            broker=BrokerStatus(
-                listening=self.broker.port != 0, port=self.broker.port, connections=self.broker.connections
-            ),
-            store=StoreStatus(
-                path=self.database.path,
-                size_bytes=self._store_bytes,
-                writable=self._store_fault is None,
-                last_commit_ms=self.ingest.last_commit_ms,
-                used_bytes=self.housekeep.size.used_bytes,
-                budget_bytes=self.housekeep.budget_bytes,
-                dropped=self.housekeep.dropped,
-            ),
-            messages=self.ingest.stats,
-            panel=self.alarm.signal.label if self.alarm.signal else "",
-            clock_trusted=self.clock.trusted(),
-            detectors=tuple(
-                DetectorStatus(
-                    name,
-                    jobs.runs[name],
-                    jobs.failures[name],
-                    name in jobs.failing,
-                    jobs.last_run_ms.get(name),
-                )
-                for name, _ in self.config.detector_schedules.items()
-                if name in jobs.names
-            ),
-            uplink=self._uplink_status(),
-            silent=self.supervisor.silent(),
-            troubles=tuple(troubles),
-        )
-
-    def _uplink_status(self) -> UplinkStatus | None:
-        if self.forward is None or self._uplink is None:
-            return None
-        uplink = self.config.uplink
-        return UplinkStatus(
-            connected=self._uplink.connected,
-            down=self.forward.down,
-            pending=self._pending_n,
-            target=f"{uplink.host}:{uplink.port}",
-        )
+        return facts.of_gateway(self)
 
     # Wires -------------------------------------------------------------------------------------
 
@@ -341,6 +296,9 @@ class Gateway:
         self._loop.call_soon_threadsafe(lambda: self._spawn(self._acknowledge_shown()))
 
     async def _acknowledge_shown(self) -> None:
+        if not self._opened:
+            self._opening.hush()
+            return
         try:
             await self.alarm.acknowledge(alert_id=None, who="button", origin="button")
         except StoreError as error:
@@ -352,13 +310,13 @@ class Gateway:
         task.add_done_callback(self._side_tasks.discard)
 
     def _store_state(self, fault: str | None) -> None:
-        if fault != self._store_fault:
-            self._store_fault = fault
+        if fault != self.store_fault:
+            self.store_fault = fault
             self._tell_health()
 
     def _tell_health(self) -> None:
         down = self.forward is not None and self.forward.down
-        self.alarm.health(self._store_fault, down, not self.clock.trusted())
+        self.alarm.health(self.store_fault, down, not self.clock.trusted())
 
     async def _look(self) -> None:
         """Every two seconds: the panel hears of clock and uplink, systemd that we live (decision 41)."""
@@ -378,12 +336,12 @@ class Gateway:
 
     async def _measure(self) -> None:
         """Figures for the status that need the disk."""
-        self._store_bytes = await asyncio.to_thread(self.database.size_bytes)
+        self.store_bytes = await asyncio.to_thread(self.database.size_bytes)
         if self.forward is not None:
-            self._pending_n = await self.forward.pending()
+            self.pending_n = await self.forward.pending()
 
     async def _report_recovery(self) -> None:
-        """A farm register that had to be taken from its previous version is a system alert."""
+        """A farm register that was found damaged is a system alert."""
         if self.farm.recovered_from is None:
             return
         log.warning(self.farm.recovered_from)

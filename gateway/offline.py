@@ -9,7 +9,7 @@ from gateway.config import Config
 from gateway.core.alerts import Alert
 from gateway.core.readings import Reading
 from gateway.store import alerts, newest
-from gateway.store.database import open_readonly
+from gateway.store.opening import open_readonly
 
 
 def newest_readings(config: Config, cow_id: str | None, limit: int) -> list[Reading]:

@@ -8,6 +8,7 @@ starts it again), any other is started again with a jittered back-off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import threading
@@ -208,6 +209,13 @@ class Supervisor:
             self._last_resort.name = "last resort"
             self._last_resort.daemon = True
             self._last_resort.start()
+
+    async def stop_asked(self, within_s: float) -> bool:
+        """Whether a stop is asked for in this time; returns as soon as it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._stop_asked.wait()
+        return self._stop_asked.is_set()
 
     @property
     def remaining_s(self) -> float:

@@ -17,6 +17,7 @@ from gateway.cli.options import ConfigFile, config_file, load_noted_config
 from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
 from gateway.errors import GatewayError
+from gateway.opening import StopAskedError
 from gateway.wiring import machine_clock, service_log
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def run(
             log.warning("%s", note)
         try:
             asyncio.run(_serve(settings, demo=demo))
+        except StopAskedError as end:
+            log.info("%s", end)
         except GatewayError as error:
             log.critical("%s", error)
             raise
@@ -54,9 +57,10 @@ async def _serve(config: Config, *, demo: bool) -> None:
     clock = demo_clock() if demo else machine_clock()
     loop = asyncio.get_running_loop()
     try:
-        async with Gateway(config, clock, panel_line=_say, give_up=_give_up) as gateway:
-            for number in STOP_SIGNALS:
-                loop.add_signal_handler(number, gateway.request_stop)
+        gateway = Gateway(config, clock, panel_line=_say, give_up=_give_up)
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, gateway.request_stop)
+        async with gateway:
             _say_running(gateway, demo=demo)
             herd = simulated_herd(gateway.broker.port, clock.now_ms()) if demo else contextlib.nullcontext()
             async with herd:

@@ -15,12 +15,12 @@ from gateway.core.findings import Evidence
 from gateway.core.severity import Severity
 from gateway.errors import StoreError
 
-_COLUMNS = (
+COLUMNS = (
     "subject, kind, episode, severity, state, onset_ms, last_seen_ms, raised_ms, changed_ms, "
     "confidence, sentence, evidence, detail, clear_n, late, ended_ms"
 )
-_SELECT = f"SELECT id, {_COLUMNS} FROM alert_episodes"
-_MARKS = ", ".join("?" * (_COLUMNS.count(",") + 1))
+_SELECT = f"SELECT id, {COLUMNS} FROM alert_episodes"
+_MARKS = ", ".join("?" * (COLUMNS.count(",") + 1))
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -75,11 +75,11 @@ def save(db: sqlite3.Connection, alert: Alert, transition: Transition | None) ->
     )
     if alert.id == 0:
         row = db.execute(
-            f"INSERT INTO alert_episodes ({_COLUMNS}) VALUES ({_MARKS}) RETURNING id", values
+            f"INSERT INTO alert_episodes ({COLUMNS}) VALUES ({_MARKS}) RETURNING id", values
         ).fetchone()
         alert = msgspec.structs.replace(alert, id=int(row[0]))
     elif not db.execute(
-        f"UPDATE alert_episodes SET ({_COLUMNS}) = ({_MARKS}) WHERE id = ?", (*values, alert.id)
+        f"UPDATE alert_episodes SET ({COLUMNS}) = ({_MARKS}) WHERE id = ?", (*values, alert.id)
     ).rowcount:
         raise StoreError(f"alert {alert.id} is not in the store")
     if transition is not None:
@@ -95,7 +95,7 @@ def save(db: sqlite3.Connection, alert: Alert, transition: Transition | None) ->
 def open_alerts(db: sqlite3.Connection) -> list[Alert]:
     """Active and acknowledged alerts in the order they were raised."""
     rows = db.execute(f"{_SELECT} WHERE state IN ('active', 'acknowledged') ORDER BY id")
-    return [_decode(row) for row in rows]
+    return [decode(row) for row in rows]
 
 
 def last_episode(db: sqlite3.Connection, subject: str, kind: str) -> Alert | None:
@@ -103,7 +103,7 @@ def last_episode(db: sqlite3.Connection, subject: str, kind: str) -> Alert | Non
     row = db.execute(
         f"{_SELECT} WHERE subject = ? AND kind = ? ORDER BY episode DESC LIMIT 1", (subject, kind)
     ).fetchone()
-    return None if row is None else _decode(row)
+    return None if row is None else decode(row)
 
 
 def latest_episodes(db: sqlite3.Connection) -> list[Alert]:
@@ -112,7 +112,7 @@ def latest_episodes(db: sqlite3.Connection) -> list[Alert]:
         f"{_SELECT} AS a WHERE episode = (SELECT max(b.episode) FROM alert_episodes b"
         " WHERE b.subject = a.subject AND b.kind = a.kind) ORDER BY id"
     )
-    return [_decode(row) for row in rows]
+    return [decode(row) for row in rows]
 
 
 def recent(db: sqlite3.Connection, subject: str | None, limit: int) -> list[Alert]:
@@ -121,13 +121,13 @@ def recent(db: sqlite3.Connection, subject: str | None, limit: int) -> list[Aler
         rows = db.execute(f"{_SELECT} ORDER BY id DESC LIMIT ?", (limit,))
     else:
         rows = db.execute(f"{_SELECT} WHERE subject = ? ORDER BY id DESC LIMIT ?", (subject, limit))
-    return [_decode(row) for row in rows]
+    return [decode(row) for row in rows]
 
 
 def seen_since(db: sqlite3.Connection, from_ms: int) -> list[Alert]:
     """Every episode, open or ended, that was judged at or after this data time."""
     rows = db.execute(f"{_SELECT} WHERE last_seen_ms >= ? ORDER BY id", (from_ms,))
-    return [_decode(row) for row in rows]
+    return [decode(row) for row in rows]
 
 
 def history(db: sqlite3.Connection, alert_id: int) -> list[Transition]:
@@ -151,7 +151,13 @@ def history(db: sqlite3.Connection, alert_id: int) -> list[Transition]:
     ]
 
 
-def _decode(row: tuple[Any, ...]) -> Alert:
+def decode(row: tuple[Any, ...]) -> Alert:
+    """A row (id and the columns in their order) as an alert.
+
+    Raises:
+        ValueError: a state, severity or evidence that no alert has (damage).
+        msgspec.ValidationError: likewise.
+    """
     return Alert(
         id=row[0],
         subject=row[1],

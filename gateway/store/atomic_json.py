@@ -2,7 +2,8 @@
 
 TinyDB's own storage overwrites its only file in place: 18 of 30 power cuts left broken JSON. This
 one writes a temp file, fsyncs it, renames it over the old one and fsyncs the directory, and keeps
-the version before as `<name>.previous`. The file is read once, when it is opened.
+the version before as `<name>.previous`. The file is read once, when it is opened. Where neither can
+be used both are kept as `.bad-<time>`, and the newest readable backup takes their place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from tinydb.storages import Storage
 
 from gateway.errors import StoreError
+from gateway.store.faults import file_error
 
 DOCUMENTS_MAX = 2000
 """Documents in one file. Every change writes the whole file twice: 2000 × about 200 bytes = 0.4 MB."""
@@ -31,19 +33,22 @@ class AtomicJsonStorage(Storage):
         recovered_from: what had to be done to get a readable file, or None.
     """
 
-    def __init__(self, path: Path, *, now_ms: int | None = None) -> None:
+    def __init__(self, path: Path, *, now_ms: int | None = None, backups: Path | None = None) -> None:
         """Read the file, or its previous version where it is missing or damaged.
 
         Args:
             path: the file; its directory is created with the first write.
             now_ms: UTC epoch milliseconds for the name of a damaged file that is put aside.
+            backups: folder with copies of it; default: `backups` beside it.
 
         Raises:
-            StoreError: neither version is readable, or the directory refuses the repair.
+            StoreUnavailableError: the card refuses the repair for now.
+            StoreError: the directory refuses it, or a version may not be read.
         """
         super().__init__()
         self.path = path
         self.previous = path.with_name(path.name + ".previous")
+        self._backups = path.parent / "backups" if backups is None else backups
         self.recovered_from: str | None = None
         self._text: str | None = None
         stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
@@ -54,10 +59,7 @@ class AtomicJsonStorage(Storage):
         if previous_fault is None:
             self._recover(fault, stamp_ms)
         elif fault != _MISSING or previous_fault != _MISSING:
-            raise StoreError(
-                f"{path}: {fault}; {self.previous.name}: {previous_fault}",
-                "restore a backup of the farm register, or move both files aside to start an empty one",
-            )
+            self._replace_both(fault, previous_fault, stamp_ms)
 
     def read(self) -> Tables | None:
         """The tables as last written; a copy each time, because TinyDB changes it in place."""
@@ -99,34 +101,59 @@ class AtomicJsonStorage(Storage):
         except ValueError as error:
             return f"is damaged: {error}"
         except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            raise file_error(path, error, "check the card, and the file's owner and mode") from error
         self._text = text
         return None
 
     def _recover(self, fault: str, stamp_ms: int) -> None:
         assert self._text is not None  # noqa: S101 - set by the load of the previous version
-        kept = ""
         try:
-            if fault != _MISSING:
-                bad = self._bad_name(stamp_ms)
-                self.path.rename(bad)
-                kept = f", kept as {bad.name}"
+            kept = self._put_aside(self.path, fault, stamp_ms)
             _replace(self.path, self._text)
         except OSError as error:
             raise self._refused(error) from error
         self.recovered_from = f"{self.path}: {fault}{kept}; the previous version is used"
 
-    def _bad_name(self, stamp_ms: int) -> Path:
+    def _replace_both(self, fault: str, previous_fault: str, stamp_ms: int) -> None:
+        """Neither version can be used: the newest good backup, or an empty register."""
+        backup = self._newest_backup()
+        try:
+            kept = self._put_aside(self.path, fault, stamp_ms)
+            previous_kept = self._put_aside(self.previous, previous_fault, stamp_ms)
+            if self._text is not None:
+                _replace(self.previous, self._text)
+                _replace(self.path, self._text)
+        except OSError as error:
+            raise self._refused(error) from error
+        self.recovered_from = (
+            f"{self.path}: {fault}{kept}; {self.previous.name}: {previous_fault}{previous_kept}; "
+            + (f"the backup {backup.name} is used" if backup else "the register is empty now")
+        )
+
+    def _newest_backup(self) -> Path | None:
+        """Take over the newest readable one; damaged ones are passed over."""
+        for backup in sorted(self._backups.glob("farm_*.json"), reverse=True):
+            if self._load(backup) is None:
+                return backup
+        return None
+
+    def _put_aside(self, path: Path, fault: str, stamp_ms: int) -> str:
+        """Keep a damaged file under another name; returns a phrase that says so."""
+        if fault == _MISSING:
+            return ""
+        bad = self._bad_name(path, stamp_ms)
+        path.rename(bad)
+        return f", kept as {bad.name}"
+
+    def _bad_name(self, path: Path, stamp_ms: int) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(stamp_ms / 1000))
-        name, n = f"{self.path.name}.bad-{stamp}", 1
-        while (bad := self.path.with_name(name if n == 1 else f"{name}-{n}")).exists():
+        name, n = f"{path.name}.bad-{stamp}", 1
+        while (bad := path.with_name(name if n == 1 else f"{name}-{n}")).exists():
             n += 1  # a Pi without a clock can meet the same second twice
         return bad
 
     def _refused(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"{self.path}: cannot be written: {error.strerror}", "check free space and the directory's owner"
-        )
+        return file_error(self.path, error, "cannot be written; check free space and the directory's owner")
 
 
 _MISSING = "is missing"

@@ -18,8 +18,8 @@ import msgspec
 
 from gateway.core.backups import PARTIAL, farm_name, farm_time, make_room, store_name, store_time
 from gateway.errors import StoreError
-from gateway.store.opening import WriterLock
 from gateway.store.snapshot import LOG_BYTES_MAX, Snapshot, remove_database, sync_directory
+from gateway.store.writer_lock import WriterLock
 
 ROOM_RESERVE_BYTES = 64 * 1024 * 1024
 """Left free after a backup: the store may lie on the same card, and wants room for its log
@@ -192,7 +192,7 @@ def _alone(folder: Path, stem: str, owner: tuple[int, int] | None) -> Iterator[N
             give_to(folder / f".{stem}.lock", owner)
         yield
     finally:
-        lock.release()
+        lock.release(closed=True)
 
 
 def _remove_leftovers(folder: Path, stem: str) -> None:

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import StoreError
-from gateway.store.faults import is_store_fault, store_error
+from gateway.store.faults import is_damage, is_store_fault, store_error
 from gateway.store.migrations import migrate, migrations
-from gateway.store.opening import (
-    WriterLock,
-    connect_readonly,
-    connect_writer,
-    is_new,
-    make_directory,
-    probe,
-)
+from gateway.store.opening import connect_readonly, connect_writer, make_directory
+from gateway.store.quarantine import Recovery, note_damage, set_aside_if_damaged, sources_of
+from gateway.store.renewal import Identity, settle_identity
 from gateway.store.takeover import take_over
+from gateway.store.writer_lock import WriterLock
 
 T = TypeVar("T")
 
@@ -49,58 +45,82 @@ class Database:
         path: the file.
         gateway_id: made at first boot, never changes.
         epoch: random, new with every new store file (decision 39).
+        identity: both, and what was taken over from a damaged store.
+        recovery: what the opening had to do; None usually.
+        salvage_sources: names of damaged files beside it whose readings are still to be salvaged.
+        backups: the folder with copies of it.
         commits: transactions on disk since it was opened.
         failures: transactions that disk, file or lock refused since it was opened.
     """
 
     @classmethod
-    def open(cls, path: Path, *, timeout_s: float = 5.0) -> Database:
+    def open(
+        cls, path: Path, now_ms: int | None = None, backups: Path | None = None, *, timeout_s: float = 5.0
+    ) -> Database:
         """Open or create the store, bring its schema up to date and start the writer thread.
+
+        A damaged store is set aside and a new one takes its place at once (`recovery` tells).
 
         Args:
             path: the file; its directory is created.
+            now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
+            backups: folder whose newest backup fills what a damaged store cannot give; default:
+                `backups` beside it.
             timeout_s: how long to wait for a lock that another program holds (S0-035).
 
         Raises:
-            StoreError: damaged, not a store, of a newer gateway, in use, or not writable. The
+            StoreUnavailableError: card full, read-only or failing, or the store is locked: later.
+            StoreError: not a store, in use by another gateway, or not writable. Either way the
                 file is left as it is.
         """
         make_directory(path)
         lock = WriterLock(path)
+        log = path.with_name(path.name + "-wal")
+        had_log = log.exists()
+        folder = path.parent / "backups" if backups is None else backups
+        stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         try:
-            if not is_new(path):
-                probe(path, timeout_s)
+            recovery = set_aside_if_damaged(path, lock, timeout_s, stamp_ms)
             db = connect_writer(path, timeout_s)
             try:
+                lock.log_opened()
                 migrate(db, migrations())
                 take_over(db)
-                gateway_id, epoch = _identity(db)
+                identity = settle_identity(path, db, recovery, folder)
+                sources = sources_of(db)
             except BaseException:  # closed, then raised again
                 db.close()
                 raise
-        except sqlite3.Error as error:
-            lock.release()
-            raise store_error(path, error) from error
-        except BaseException:  # given back, then raised again
-            lock.release()
+        except BaseException as error:  # given back, then raised again
+            lock.release(closed=had_log and not log.exists())
+            if isinstance(error, sqlite3.Error):
+                raise store_error(path, error) from error
             raise
-        return cls(path, db, lock, gateway_id=gateway_id, epoch=epoch, timeout_s=timeout_s)
+        database = cls(path, db, lock, identity, timeout_s=timeout_s)
+        database.recovery = recovery
+        database.salvage_sources = sources
+        database.backups = folder
+        return database
 
     def __init__(
         self,
         path: Path,
         writer: sqlite3.Connection,
         lock: WriterLock,
+        identity: Identity,
         *,
-        gateway_id: str,
-        epoch: str,
         timeout_s: float,
     ) -> None:
         self.path = path
-        self.gateway_id = gateway_id
-        self.epoch = epoch
+        self.identity = identity
+        self.gateway_id = identity.gateway_id
+        self.epoch = identity.epoch
+        self.recovery: Recovery | None = None
+        self.salvage_sources: tuple[str, ...] = ()
+        self.backups = path.parent
         self.commits = 0
         self.failures = 0
+        self._damage: Future[None] = Future()
         self._lock = lock
         self._timeout_s = timeout_s
         self._writer = writer
@@ -113,6 +133,14 @@ class Database:
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._write_jobs, name="store-write", daemon=True)
         self._thread.start()
+
+    async def watch(self) -> None:
+        """Wait for damage that reader or writer meets; runs as long as there is none.
+
+        Raises:
+            StoreDamagedError: the store must be closed; its next opening sets it aside.
+        """
+        await asyncio.shield(asyncio.wrap_future(self._damage))
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one transaction in the writer thread; returns once it is on disk.
@@ -163,7 +191,7 @@ class Database:
         except sqlite3.Error as error:
             if not is_store_fault(error):
                 raise
-            raise store_error(self.path, error) from error
+            raise self._fault(error) from error
         finally:
             self._readers.put(db)
 
@@ -183,9 +211,9 @@ class Database:
                 raise self._closed_error()
             if db is None:
                 db = connect_readonly(self.path, self._timeout_s)
-            held = Snapshot(self.path, db, self._readers.put)
+            held = Snapshot(self.path, db, self._readers.put, self._fault)
         except sqlite3.Error as error:
-            raise store_error(self.path, error) from error
+            raise self._fault(error) from error
         finally:
             if held is None:
                 self._readers.put(db)
@@ -222,8 +250,9 @@ class Database:
         for _ in range(READERS):
             self._readers.put(None)  # whoever still waits for one wakes and is told
         # The last connection folds the log into the file; if it cannot, the log stays valid.
+        self._lock.log_closing()
         self._writer.close()
-        self._lock.release()
+        self._lock.release(closed=True)
 
     def _submit(self, work: Callable[[sqlite3.Connection], Any] | None) -> Future[Any]:
         job = _Job(work)
@@ -238,6 +267,17 @@ class Database:
                     "the card is too slow or hangs; check dmesg",
                 ) from None
         return job.answer
+
+    def _fault(self, error: sqlite3.Error) -> StoreError:
+        """The error to tell; damage is noted beside the store and ends `watch`."""
+        fault = store_error(self.path, error)
+        if is_damage(error):
+            with self._closing:
+                first = not (self._damage.done() or self._closed)
+                if first:
+                    note_damage(self.path, self.epoch, str(error))
+                    self._damage.set_exception(fault)
+        return fault
 
     def _closed_error(self) -> StoreError:
         return StoreError(f"{self.path}: the store is closed")
@@ -270,7 +310,7 @@ class Database:
             if not is_store_fault(error):
                 raise
             self.failures += 1
-            raise store_error(self.path, error) from error
+            raise self._fault(error) from error
         self.commits += 1
         return result
 
@@ -282,14 +322,20 @@ class Snapshot:
         path: the store's, for errors.
         db: a reader outside of any transaction.
         give_back: takes it again.
+        fault: the error to tell for one of SQLite's.
     """
 
     def __init__(
-        self, path: Path, db: sqlite3.Connection, give_back: Callable[[sqlite3.Connection], None]
+        self,
+        path: Path,
+        db: sqlite3.Connection,
+        give_back: Callable[[sqlite3.Connection], None],
+        fault: Callable[[sqlite3.Error], StoreError],
     ) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = db
         self._give_back = give_back
+        self._fault = fault
         self._reading = threading.Lock()
         db.execute("BEGIN")
         try:
@@ -317,7 +363,7 @@ class Snapshot:
             except sqlite3.Error as error:
                 if not is_store_fault(error):
                     raise
-                raise store_error(self._path, error) from error
+                raise self._fault(error) from error
 
     def close(self) -> None:
         """Wait for a piece of work that runs, then let go. Idempotent."""
@@ -339,26 +385,3 @@ class _Job:
     def __init__(self, work: Callable[[sqlite3.Connection], Any] | None) -> None:
         self.work = work
         self.answer: Future[Any] = Future()
-
-
-def open_readonly(path: Path) -> sqlite3.Connection:
-    """A read-only connection beside a running gateway, or to a resting store.
-
-    Raises:
-        StoreError: missing, empty, damaged, or not a store of this or an earlier version.
-    """
-    if is_new(path):
-        raise StoreError(f"{path}: there is no store", "start the gateway once, or check database.path")
-    probe(path, timeout_s=5.0)
-    try:
-        return connect_readonly(path, timeout_s=5.0)
-    except sqlite3.Error as error:
-        raise store_error(path, error) from error
-
-
-def _identity(db: sqlite3.Connection) -> tuple[str, str]:
-    """The ids in `meta`, made when the file is new."""
-    made = {"gateway_id": f"gw-{secrets.token_hex(6)}", "epoch": secrets.token_hex(6)}
-    db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", made.items())
-    kept = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('gateway_id', 'epoch')"))
-    return str(kept["gateway_id"]), str(kept["epoch"])

@@ -21,21 +21,24 @@ class FarmRegister:
     Attributes:
         path: the file.
         recovered_from: a sentence for the log and a system alert where the file had to be taken
-            from its previous version; None usually.
+            from its previous version or a backup, or begun anew; None usually.
     """
 
     @classmethod
-    def open(cls, path: Path, *, now_ms: int | None = None) -> FarmRegister:
+    def open(cls, path: Path, *, now_ms: int | None = None, backups: Path | None = None) -> FarmRegister:
         """Open the register; a missing one is empty and made with the first change.
 
         Args:
             path: the file.
             now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
+            backups: folder whose newest readable copy is used where no version is; default:
+                `backups` beside the file.
 
         Raises:
-            StoreError: neither the file nor its previous version can be read.
+            StoreUnavailableError: a damaged file cannot be put aside for now (card full, read-only).
+            StoreError: a file may not be read, or the directory not be written.
         """
-        return cls(AtomicJsonStorage(path, now_ms=now_ms))
+        return cls(AtomicJsonStorage(path, now_ms=now_ms, backups=backups))
 
     def __init__(self, storage: AtomicJsonStorage) -> None:
         self.path = storage.path

@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,12 @@ _ROW = f"ts_ms, animal, {VALUES}"
 _NULLABLE = frozenset({"sxg_centi", "lyg_centi", "dzg_centi", "motion_milli", "state"})
 _INSERT = f"INSERT OR IGNORE INTO hot_readings ({STORED}) VALUES ({', '.join('?' * 12)})"
 _SPAN = "FROM hot_readings WHERE key >= ? AND key < ?"
+
+
+def row_of(stored: Sequence[Any]) -> Row:
+    """Columns as `STORED` has them as a row."""
+    key, *values = stored
+    return (key >> ANIMAL_BITS, key & _ANIMAL_MASK, *values)
 
 
 def insert(cursor: sqlite3.Cursor, row: Row) -> bool:

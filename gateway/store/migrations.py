@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.errors import StoreError
+from gateway.store.faults import StoreDamagedError
 
 APPLICATION_ID = 0x41525447
 """`PRAGMA application_id` of our files: "ARTG"."""
 
+_OURS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('schema_versions', 'dirty')"
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -56,18 +58,22 @@ def check_usable(db: sqlite3.Connection, path: Path, known: int) -> None:
         known: newest version this code has a schema file for.
 
     Raises:
-        StoreError: naming the file and the remedy.
+        StoreDamagedError: of a newer gateway.
+        StoreError: of another program. Both name the file and the remedy.
     """
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     (objects,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application_id != APPLICATION_ID and (objects or application_id):
+        (ours,) = db.execute(_OURS).fetchone()
+        if ours == 2:  # a bit of the header, not another program
+            raise StoreDamagedError(f"{path}: its application id is {application_id:#x}")
         raise StoreError(
             f"{path}: is a SQLite database of another program",
             "move it aside, or set database.path to a file of its own",
         )
     version = version_of(db)
     if version > known and not _runs_on(db, version, known):
-        raise StoreError(
+        raise StoreDamagedError(
             f"{path}: was written by a newer gateway (store version {version}, this one knows {known})",
             "install that version again, or restore a backup made before the upgrade",
         )

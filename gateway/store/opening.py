@@ -1,4 +1,4 @@
-"""Everything between a path and a usable connection: lock, probe, pragmas. Runs in the opening thread.
+"""Everything between a path and a usable connection: probe and pragmas. Runs in the opening thread.
 
 A file that cannot be used is never deleted, truncated or checkpointed: it is looked at read-only
 first, and only a good one is opened for writing.
@@ -7,17 +7,13 @@ first, and only a good one is opened for writing.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import sys
+from itertools import chain
 from pathlib import Path
 
 from gateway.errors import StoreError
-from gateway.store.faults import damaged, store_error
+from gateway.store.faults import damaged, file_error, store_error
 from gateway.store.migrations import check_usable, migrations, version_of
-
-if sys.platform != "win32":
-    import fcntl
 
 WAL_AUTOCHECKPOINT_PAGES = 1000
 """A checkpoint every 1000 pages × 4 KiB = 4 MiB of log: about 0.4 s of an SD card at 10 MB/s, on the
@@ -30,53 +26,24 @@ CHECK_BYTES_MAX = 16 * 1024 * 1024
 of a bigger one only the edges of its tables are read, so that opening stays cheap."""
 
 _MAGIC = b"SQLite format 3\x00"
+_FORMAT_MAX = 2  # bytes 18 and 19 of the header: 1 = rollback journal, 2 = write-ahead log
 _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _EDGES = (  # one aggregate each: min and max together would read the whole table
-    "SELECT max(ts_ms) FROM hot",
     "SELECT max(id) FROM animals",
-    "SELECT max(hour) FROM dirty",
     "SELECT max(id) FROM alert_episodes",
     "SELECT max(seq) FROM events",
     "SELECT max(id) FROM dead_letters",
 )
-
-
-class WriterLock:
-    """Advisory lock on `<path>.lock`: one gateway writes a store. Freed by the kernel when we die."""
-
-    def __init__(self, path: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            StoreError: another process (or this one) has the store open, or the directory
-                cannot be written.
-        """
-        lock_path = path.with_name(path.name + ".lock")
-        try:
-            self._fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(
-                f"{lock_path}: {error.strerror}", "the gateway's user must be able to write the directory"
-            ) from error
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
-            raise StoreError(
-                f"{path}: already in use by another gateway (pid {holder})",
-                "stop it first, or give this one its own database.path",
-            ) from error
-        with contextlib.suppress(OSError):  # a full disk: the lock holds, only the pid is missing
-            os.ftruncate(self._fd, 0)
-            os.write(self._fd, f"{os.getpid()}\n".encode())
-
-    def release(self) -> None:
-        """Free the lock. The file stays: deleting it would race with the next gateway."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+_EDGES_SINCE = {  # version → what it brought
+    1: ("SELECT max(ts_ms) FROM hot", "SELECT max(hour) FROM dirty"),
+    2: (
+        "SELECT max(key) FROM hot_readings",
+        "SELECT max(hour) FROM undelivered",
+        "SELECT max(arrival_hour) FROM arrived",
+        "SELECT max(slice) FROM chunks",
+        "SELECT max(day_animal) FROM rollups",
+    ),
+}
 
 
 def make_directory(path: Path) -> None:
@@ -84,9 +51,7 @@ def make_directory(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"{path.parent}: cannot be created: {error.strerror}", "check database.path"
-        ) from error
+        raise file_error(path.parent, error, "cannot be created; check database.path") from error
 
 
 def is_new(path: Path) -> bool:
@@ -101,9 +66,7 @@ def is_new(path: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be read: {error.strerror}", "check database.path and the file's owner"
-        ) from error
+        raise file_error(path, error, "cannot be read; check database.path and the file's owner") from error
     if head and head != _MAGIC:
         raise damaged(path, "file is not a database")
     return not head
@@ -113,20 +76,27 @@ def probe(path: Path, timeout_s: float) -> None:
     """Look at an existing store without touching it.
 
     Raises:
-        StoreError: damaged, of another program or of a newer gateway.
+        StoreDamagedError: damaged, or of a newer gateway whose layout this code cannot use.
+        StoreUnavailableError: it cannot be read for now.
+        StoreError: of another program.
     """
-    _check_size(path)
+    _check_header(path)
     try:
         with contextlib.closing(connect_readonly(path, timeout_s)) as db:
             check_usable(db, path, len(migrations()))
+            _check_version(db, path)
             if path.stat().st_size <= CHECK_BYTES_MAX:
                 (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
                 if verdict != "ok":
                     raise damaged(path, f"quick_check says: {' '.join(str(verdict).split())}")
             elif version_of(db):
-                for edge in _EDGES:
+                since = (edges for version, edges in _EDGES_SINCE.items() if version <= version_of(db))
+                for edge in chain(_EDGES, *since):
                     db.execute(edge).fetchone()
     except sqlite3.Error as error:
+        # These statements are right: a table that is missing or text that is none is damage.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR:
+            raise damaged(path, str(error)) from error
         raise store_error(path, error) from error
 
 
@@ -140,6 +110,21 @@ def connect_readonly(path: Path, timeout_s: float) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,  # borrowed by one thread at a time
     )
+
+
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A read-only connection beside a running gateway, or to a resting store.
+
+    Raises:
+        StoreError: missing, empty, damaged, or not a store of this or an earlier version.
+    """
+    if is_new(path):
+        raise StoreError(f"{path}: there is no store", "start the gateway once, or check database.path")
+    probe(path, timeout_s=5.0)
+    try:
+        return connect_readonly(path, timeout_s=5.0)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
 
 
 def connect_writer(path: Path, timeout_s: float) -> sqlite3.Connection:
@@ -170,21 +155,35 @@ def _set_wal(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check_size(path: Path) -> None:
-    """A torn last page, which SQLite would quietly fill with zeroes."""
+def _check_header(path: Path) -> None:
+    """What SQLite would quietly take: a torn last page filled with zeroes, a format it may not write."""
     try:
         with path.open("rb") as file:
-            page_size = int.from_bytes(file.read(18)[16:18], "big")
+            head = file.read(20)
+        page_size = int.from_bytes(head[16:18], "big")
         page_size = 65536 if page_size == 1 else page_size  # the header's way to write it
         torn = page_size and path.stat().st_size % page_size
+        if max(head[18:20], default=0) > _FORMAT_MAX:
+            raise damaged(path, "has a file format that no SQLite writes")
         # A power cut in a checkpoint tears a page too; then the log still holds it whole.
         with path.with_name(path.name + "-wal").open("rb") as log:
             torn = torn and log.read(4) not in _WAL_MAGIC
     except FileNotFoundError:  # no log
         pass
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be read: {error.strerror}", "check the file and its owner"
-        ) from error
+        raise file_error(path, error, "cannot be read; check the file and its owner") from error
     if torn:
         raise damaged(path, "is cut off in the middle of a page")
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    """The version in the header and the one the migrations noted must be the same."""
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    version = version_of(db)
+    if not tables:
+        if version:
+            raise damaged(path, f"says version {version} and holds no table")
+        return
+    (noted,) = db.execute("SELECT max(version) FROM schema_versions").fetchone()
+    if noted != version:
+        raise damaged(path, f"says version {version}, its tables are of version {noted}")

@@ -51,7 +51,7 @@ def append(db: sqlite3.Connection, readings: Sequence[Reading]) -> list[Outcome]
         changed = {(hour, animal) for _, hour, animal in touched}
         slices.touch(db, changed)
         journal.mark(db, touched)
-        _widen_hours(db, changed)
+        widen_hours(db, changed)
     return outcomes
 
 
@@ -95,7 +95,7 @@ def _same(held: Row | None, row: Row) -> bool:
     return held is not None and held[2:11] == row[2:11]
 
 
-def _widen_hours(db: sqlite3.Connection, touched: set[tuple[int, int]]) -> None:
+def widen_hours(db: sqlite3.Connection, touched: set[tuple[int, int]]) -> None:
     """Keep each animal's first and last hour; most batches change neither and write nothing."""
     db.executemany(
         "UPDATE animals SET first_hour = min(first_hour, ?1), last_hour = max(last_hour, ?1)"

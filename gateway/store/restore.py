@@ -25,9 +25,10 @@ from gateway.store.backup import ROOM_RESERVE_BYTES, give_to, read_register, wri
 from gateway.store.faults import store_error
 from gateway.store.integrity import verify
 from gateway.store.migrations import migrate, migrations
-from gateway.store.opening import WriterLock, is_new, make_directory, probe
+from gateway.store.opening import is_new, make_directory, probe
 from gateway.store.snapshot import Snapshot, remove_database, sync_directory
 from gateway.store.takeover import take_over
+from gateway.store.writer_lock import WriterLock
 
 RESTORING = ".restoring"
 """Ends the name of the new store until it is whole."""
@@ -111,7 +112,7 @@ def restore(
     except sqlite3.Error as error:
         raise store_error(store, error) from error
     finally:
-        lock.release()
+        lock.release(closed=True)
 
 
 def _stopped(store: Path) -> WriterLock:

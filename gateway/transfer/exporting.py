@@ -22,7 +22,7 @@ from gateway.core.readings import Reading, wire_fields
 from gateway.core.recording import FIELDS
 from gateway.errors import ConfigError
 from gateway.store import animals, history
-from gateway.store.database import open_readonly
+from gateway.store.opening import open_readonly
 from gateway.transfer.atomic_file import replacing
 from gateway.transfer.sources import Format, by_suffix
 

@@ -23,7 +23,8 @@ from gateway.core.readings import Reading
 from gateway.drivers.uplink_mqtt import MqttUplink, UplinkTarget
 from gateway.errors import NetworkError, StoreError
 from gateway.store import animals, history, identity, readings
-from gateway.store.database import Database, open_readonly
+from gateway.store.database import Database
+from gateway.store.opening import open_readonly
 from gateway.transfer.ledger import Counts
 
 IN_FLIGHT_MAX = 60

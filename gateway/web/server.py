@@ -69,7 +69,7 @@ class WebServer:
 
     Args:
         status: gives the facts of this moment; called for each request, must not block.
-        database: read side.
+        database: read side; None while the store cannot be opened: /api answers 503.
         mqtt_monitor: whether /health/mqtt-monitor is there (`service.enable_mqtt_monitor`, S2-009).
         connections_max: open connections; more are refused with 503.
         idle_s_max: see `IDLE_S_MAX`.
@@ -78,14 +78,14 @@ class WebServer:
     def __init__(
         self,
         status: Callable[[], GatewayStatus],
-        database: Database,
+        database: Database | None,
         *,
         mqtt_monitor: bool = True,
         connections_max: int = CONNECTIONS_MAX,
         idle_s_max: float = IDLE_S_MAX,
     ) -> None:
         self._status = status
-        self._database = database
+        self._store = database
         self._mqtt_monitor_wanted = mqtt_monitor
         self._connections_max = connections_max
         self._idle_s_max = idle_s_max
@@ -147,6 +147,12 @@ class WebServer:
             return _Refusal()
         return server()
 
+    @property
+    def _database(self) -> Database:
+        if self._store is None:
+            raise StoreError("the store cannot be opened; /health says why")
+        return self._store
+
     # Handlers ----------------------------------------------------------------------------------
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -194,6 +200,9 @@ class WebServer:
             )
 
         status = self._status()
+        if self._store is None:
+            nothing = views.Page(status=status, open_alerts=[], ended=[], readings=[], animals=0)
+            return web.Response(text=views.page(nothing), content_type="text/html")
         # Rendered in the reader's thread too: 500 rows are about 5 ms the loop does not wait for.
         text = await self._database.read(lambda db: views.page(look(db)))
         return web.Response(text=text, content_type="text/html")

@@ -37,6 +37,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
         used_bytes: of the file, what is not free room.
         budget_bytes: the most it may use; 0 before it was looked at.
         dropped: what retention let go since the store was made, by kind.
+        fault: why it cannot be opened for now; None once it is open. The broker waits for it.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     used_bytes: int = 0
     budget_bytes: int = 0
     dropped: dict[str, int] = {}
+    fault: str | None = None
 
 
 class DetectorStatus(msgspec.Struct, frozen=True):
@@ -117,10 +119,14 @@ def judge(status: GatewayStatus) -> Verdict:
     unhealthy would restart for ever, and a restart frees no card (decision 41).
     """
     grave = [f"{name} does not answer" for name in status.silent]
-    if not status.broker.listening:
+    if not status.broker.listening and status.store.fault is None:
         grave.append("the broker does not listen")
     slight = list(status.troubles)
-    if not status.store.writable:
+    if status.store.fault is not None:
+        slight.append(
+            f"the store cannot be opened, nothing is acknowledged until it can: {status.store.fault}"
+        )
+    elif not status.store.writable:
         slight.append(f"the store {status.store.path} cannot be written; free some space or check the card")
     if status.uplink is not None and status.uplink.down:
         slight.append(f"the uplink is down, {status.uplink.pending} events wait")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.store import history
-from gateway.store.database import Connection, open_readonly
+from gateway.store.database import Connection
+from gateway.store.opening import open_readonly
 from tests.bench.barn_day import START_MS
 from tests.bench.processes import free_port, load
 from tests.bench.seasons import ANIMALS, DAYS, END_MS, build

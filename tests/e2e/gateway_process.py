@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,14 @@ class GatewayProcess:
     def wait_for_log(self, text: str, timeout_s: float = 20.0) -> None:
         until(lambda: text in self.log(), f"log line {text!r}; log:\n{self.log()}", timeout_s)
 
+    def health(self) -> dict[str, Any]:
+        """What /health says; {} while nobody listens there."""
+        try:
+            answer: dict[str, Any] = json.loads(self.get("/health"))
+        except OSError:
+            return {}
+        return answer
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -88,9 +97,11 @@ def running_gateway(
     port: int,
     http_port: int,
     wrap: tuple[str, ...] = (),
+    *,
+    wait: bool = True,
     **sections: dict[str, Any],
 ) -> Iterator[GatewayProcess]:
-    """Start the gateway in `home`, wait until it says it runs, stop it afterwards."""
+    """Start the gateway in `home`, wait until it says it runs (or not), stop it afterwards."""
     home.mkdir(parents=True, exist_ok=True)
     config_file = home / "gateway.yaml"
     config_file.write_text(yaml.safe_dump(config_for(port, http_port, **sections)), encoding="utf-8")
@@ -112,7 +123,8 @@ def running_gateway(
             return "Service running successfully" in gateway.console()[mark:]
 
         try:
-            until(running, f"the gateway to run:\n{gateway.console()}", START_S_MAX)
+            if wait:
+                until(running, f"the gateway to run:\n{gateway.console()}", START_S_MAX)
             yield gateway
         finally:
             if process.poll() is None:

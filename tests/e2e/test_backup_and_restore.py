@@ -21,7 +21,7 @@ from gateway.cli.main import main
 from gateway.store.database import Database
 from tests.conftest import ROOT
 from tests.e2e.gateway_process import running_gateway
-from tests.e2e.test_power_cut import FIRST_S, Acked, _message, _publish_until_cut
+from tests.e2e.publishers import FIRST_S, Acked, message, publish_until_cut
 from tests.e2e.test_whole_barn import free_ports
 from tests.store.test_store_backup import fill
 
@@ -48,13 +48,12 @@ def identity(store: Path) -> tuple[str, str]:
 async def back_up_under_load(home: Path, port: int) -> tuple[set[tuple[str, int]], str, str]:
     """What was acknowledged before the backup began, figures, and what it printed."""
     acked = Acked()
-    acked.target = 500
     began_s = time.monotonic()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         load = [
-            group.create_task(_publish_until_cut(port, f"COW_{n:03d}", [0], acked)) for n in range(PUBLISHERS)
+            group.create_task(publish_until_cut(port, f"COW_{n:03d}", [0], acked)) for n in range(PUBLISHERS)
         ]
-        await acked.enough.wait()
+        await acked.more(500)
         before = set(acked.keys)
         backup = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway", "backup", "--config", "gateway.yaml"),
@@ -75,7 +74,7 @@ async def back_up_under_load(home: Path, port: int) -> tuple[set[tuple[str, int]
 
 async def publish_one(port: int) -> None:
     async with asyncio.timeout(30), aiomqtt.Client("127.0.0.1", port) as client:
-        topic, payload = _message("COW_AFTER", 0)
+        topic, payload = message("COW_AFTER", 0)
         await client.publish(topic, payload, qos=1)
 
 

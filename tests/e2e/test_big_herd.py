@@ -24,7 +24,8 @@ import pytest
 from gateway.core.readings import FLAG_CLOCK_AHEAD, Reading
 from gateway.core.validation import STATES
 from gateway.store import history
-from gateway.store.database import Database, open_readonly
+from gateway.store.database import Database
+from gateway.store.opening import open_readonly
 from tests.bench.load import Publisher, publish_bytes
 from tests.e2e.gateway_process import running_gateway
 from tests.e2e.housekeeping_process import housekeeping

@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from gateway.store import history
-from gateway.store.database import Database, open_readonly
+from gateway.store.database import Database
+from gateway.store.opening import open_readonly
 from gateway.store.readings import append
 from tests.bench.barn_day import HOUR_MS, START_MS, arrivals
 from tests.bench.block_device import Card, format_card, mounted, why_not

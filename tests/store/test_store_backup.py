@@ -330,7 +330,9 @@ def test_the_writers_locks_survive_a_backup_in_the_same_process(db: Database, tm
     then delete the log under the writer."""
     fill(db, 10)
     backup.create(db.path, tmp_path / "b", NIGHT)
-    other = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('SELECT 1 FROM meta'); d.close()"
+    other = (
+        "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('SELECT 1 FROM meta'); d.close()"
+    )
     subprocess.run([sys.executable, "-c", other, str(db.path)], check=True, timeout=60)
     assert db.path.with_name(db.path.name + "-wal").stat().st_size > 0
     fill(db, 10, first=10)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tinydb import TinyDB
 from gateway.errors import StoreError
 from gateway.store import atomic_json
 from gateway.store.farm import FarmRegister
+from gateway.store.faults import StoreUnavailableError
 
 NOW = 1_764_081_000_000  # 2025-11-25T14:30:00Z
 
@@ -97,17 +99,64 @@ def test_two_bad_files_in_one_second_are_both_kept(path: Path) -> None:
 @pytest.mark.parametrize(
     "rubbish", [b"", b"[]", b'{"animals": 3}', b'{"animals": {"x": {}}}', b"\xff\xfe", b"\0" * 50]
 )
-def test_neither_version_readable(path: Path, rubbish: bytes) -> None:
-    path.parent.mkdir()
-    for bad_previous in (None, rubbish):
+def test_without_a_readable_version_both_are_kept_and_the_register_is_empty(
+    path: Path, rubbish: bytes
+) -> None:
+    for n, bad_previous in enumerate((None, rubbish)):
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(rubbish)
+        previous = path.with_name("farm.json.previous")
         if bad_previous is not None:
-            path.with_name("farm.json.previous").write_bytes(bad_previous)
-        before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
-        with pytest.raises(StoreError, match=r"farm\.json") as caught:
+            previous.write_bytes(bad_previous)
+        farm = FarmRegister.open(path, now_ms=NOW + n * 1000)
+        assert farm.animals() == []
+        assert farm.recovered_from is not None
+        assert "the register is empty now" in farm.recovered_from
+        kept = path.with_name(f"farm.json.bad-20251125T14300{n}Z")
+        assert kept.name in farm.recovered_from
+        assert kept.read_bytes() == rubbish
+        if bad_previous is not None:
+            assert path.with_name(f"farm.json.previous.bad-20251125T14300{n}Z").read_bytes() == rubbish
+        farm.upsert_animal("A")
+        farm.close()
+        previous.unlink()
+
+
+def test_without_a_readable_version_the_newest_readable_backup_is_used(path: Path) -> None:
+    backups = path.parent / "backups"
+    backups.mkdir(parents=True)
+    for day, cow_id in ((23, "OLD"), (24, "NEW")):
+        (backups / f"farm_202511{day}_020000.json").write_text(
+            f'{{"animals": {{"1": {{"cow_id": "{cow_id}"}}}}}}', encoding="utf-8"
+        )
+    (backups / "farm_20251125_020000.json").write_text('{"anim', encoding="utf-8")
+    path.write_text("{", encoding="utf-8")
+    path.with_name("farm.json.previous").write_text("}", encoding="utf-8")
+    farm = FarmRegister.open(path, now_ms=NOW)
+    assert farm.animals() == [{"cow_id": "NEW"}]
+    assert farm.recovered_from is not None
+    assert "the backup farm_20251124_020000.json is used" in farm.recovered_from
+    farm.close()
+    again = FarmRegister.open(path)
+    assert (again.animals(), again.recovered_from) == ([{"cow_id": "NEW"}], None)
+    again.close()
+
+
+def test_a_card_that_is_full_for_now_is_told_from_a_directory_that_may_not_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    path.write_text("{", encoding="utf-8")
+    path.with_name("farm.json.previous").write_text("{}", encoding="utf-8")
+    for code, passes in ((errno.ENOSPC, True), (errno.EROFS, True), (errno.EACCES, False)):
+
+        def refuse(self: Path, target: Path, code: int = code) -> Path:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(Path, "rename", refuse)
+        with pytest.raises(StoreError) as caught:
             FarmRegister.open(path)
-        assert "restore a backup" in caught.value.hint
-        assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
+        assert isinstance(caught.value, StoreUnavailableError) == passes
 
 
 def test_bound_on_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

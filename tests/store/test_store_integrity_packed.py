@@ -113,8 +113,10 @@ def test_one_flipped_byte_in_a_chunk_is_found_wherever_it_is(packed: Database, a
         ("DELETE FROM rollups", "60 readings, but table rollups has counted 0"),
         ("UPDATE rollups SET data = x'01'", "60 readings, but table rollups has counted 0"),
         (
-            f"INSERT INTO hot_readings VALUES ({FIRST_HOUR * HOUR_MS << 15 | 1},"
-            " 3850, 1, 2, 3, 0, 0, 0, 1, 0, 1, 0)",
+            (
+                f"INSERT INTO hot_readings VALUES ({FIRST_HOUR * HOUR_MS << 15 | 1},"
+                " 3850, 1, 2, 3, 0, 0, 0, 1, 0, 1, 0)"
+            ),
             "1 readings stand in table hot_readings as well",
         ),
     ],

@@ -1,0 +1,96 @@
+"""What /health and the status page show, gathered from the parts. On the event loop; never blocks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway import __version__
+from gateway.core.message_stats import MessageStats
+from gateway.web.status import BrokerStatus, DetectorStatus, GatewayStatus, StoreStatus, UplinkStatus
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+    from gateway.opening import Opening
+
+
+def of_gateway(gateway: Gateway) -> GatewayStatus:
+    """A gateway whose parts all run."""
+    database, ingest, alarm = gateway.database, gateway.ingest, gateway.alarm
+    return GatewayStatus(
+        gateway_id=database.gateway_id,
+        version=__version__,
+        now_ms=gateway.clock.now_ms(),
+        uptime_s=time.monotonic() - gateway.began_s,
+        broker=BrokerStatus(
+            listening=gateway.broker.port != 0,
+            port=gateway.broker.port,
+            connections=gateway.broker.connections,
+        ),
+        store=StoreStatus(
+            path=database.path,
+            size_bytes=gateway.store_bytes,
+            writable=gateway.store_fault is None,
+            last_commit_ms=ingest.last_commit_ms,
+            used_bytes=gateway.housekeep.size.used_bytes,
+            budget_bytes=gateway.housekeep.budget_bytes,
+            dropped=gateway.housekeep.dropped,
+        ),
+        messages=ingest.stats,
+        panel=alarm.signal.label if alarm.signal else "",
+        clock_trusted=gateway.clock.trusted(),
+        detectors=_detectors(gateway),
+        uplink=_uplink(gateway),
+        silent=gateway.supervisor.silent(),
+        troubles=_troubles(gateway),
+    )
+
+
+def of_opening(opening: Opening, fault: str, panel: str) -> GatewayStatus:
+    """A gateway that waits for a store it can use; nothing else runs yet."""
+    path = Path(opening.config.database.path)
+    return GatewayStatus(
+        gateway_id="",
+        version=__version__,
+        now_ms=opening.clock.now_ms(),
+        uptime_s=time.monotonic() - opening.began_s,
+        broker=BrokerStatus(listening=False, port=0, connections=0),
+        store=StoreStatus(path=path, size_bytes=0, writable=False, fault=fault),
+        messages=MessageStats(),
+        panel=panel,
+        clock_trusted=opening.clock.trusted(),
+    )
+
+
+def _detectors(gateway: Gateway) -> tuple[DetectorStatus, ...]:
+    jobs = gateway.jobs
+    return tuple(
+        DetectorStatus(
+            name, jobs.runs[name], jobs.failures[name], name in jobs.failing, jobs.last_run_ms.get(name)
+        )
+        for name, _ in gateway.config.detector_schedules.items()
+        if name in jobs.names
+    )
+
+
+def _uplink(gateway: Gateway) -> UplinkStatus | None:
+    if gateway.forward is None or gateway.uplink is None:
+        return None
+    uplink = gateway.config.uplink
+    return UplinkStatus(
+        connected=gateway.uplink.connected,
+        down=gateway.forward.down,
+        pending=gateway.pending_n,
+        target=f"{uplink.host}:{uplink.port}",
+    )
+
+
+def _troubles(gateway: Gateway) -> tuple[str, ...]:
+    troubles = [f"task {name} was restarted: {why}" for name, why in gateway.supervisor.faults.items()]
+    if gateway.windows.animals_refused:
+        troubles.append(
+            f"more animals than performance.cache_max_size ({gateway.config.performance.cache_max_size}): "
+            "the newest are stored, but no detector watches them"
+        )
+    return tuple(troubles)
