@@ -55,6 +55,12 @@ SILENCE_S_MAX: Final = 60.0
 card (about 30 s). An explicit "disk full" is an answer (decision 41)."""
 PULSE_S: Final = 10.0
 """How often the schedule shows that it runs."""
+CLOUD: Final = "cloud"
+"""The upstream destination's name in the store."""
+BACKUP_LOOK_S: Final = 60.0
+"""How often it is asked whether a backup is due."""
+BACKUP_FIRST_S: Final = 10.0
+"""The first time: after the windows have been read, so that the two do not compete for the card."""
 HOUSEKEEPING_S: Final = 60.0
 """How often the store is put in order; it has work once an hour."""
 
@@ -205,10 +211,12 @@ class Gateway:
             database=self.database,
             policy=config.retention,
             budget_bytes=partial(wiring.store_budget, config),
-            destinations=("cloud",) if config.uplink.enabled else (),
+            destinations=(CLOUD,) if config.uplink.enabled else (),
             readings_wanted=config.uplink.enabled and config.uplink.readings,
             report=self.alarm.report,
         )
+        self.backups = wiring.backups(config, clock)
+        self._stack.push_async_callback(self.backups.close)
         self.jobs = Jobs(clock)
         self._opened = True
 
@@ -244,7 +252,7 @@ class Gateway:
             clock=SystemClock(),
             database=self.database,
             transport=self.uplink,
-            destination="cloud",
+            destination=CLOUD,
             topic_prefix=uplink.topic_prefix,
             backoff=wiring.backoff(self.config),
             readings_interval_s=uplink.readings_interval_s if uplink.readings else None,
@@ -262,10 +270,17 @@ class Gateway:
                 first_s = min(schedule.interval_s, FIRST_RUN_S_MAX)
                 self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job), first_s=first_s)
         self.jobs.every("housekeeping", HOUSEKEEPING_S, self.housekeep.run)
+        if self.config.backup.enabled:
+            self.jobs.every("backup", BACKUP_LOOK_S, self._back_up, first_s=BACKUP_FIRST_S)
         if self._own_schedule:
             self.jobs.every("pulse", PULSE_S, self._pulse)
             self.supervisor.start("schedule", self._run_schedule, critical=True)
         log.info("DetectorScheduler started successfully")
+
+    async def _back_up(self) -> None:
+        finding = await self.backups.tick()
+        if finding is not None:
+            await self.alarm.report([finding])
 
     async def _pulse(self) -> None:
         self.supervisor.beat("schedule")

@@ -36,6 +36,7 @@ def of_gateway(gateway: Gateway) -> GatewayStatus:
             used_bytes=gateway.housekeep.size.used_bytes,
             budget_bytes=gateway.housekeep.budget_bytes,
             dropped=gateway.housekeep.dropped,
+            backup=gateway.backups.last_path,
         ),
         messages=ingest.stats,
         panel=alarm.signal.label if alarm.signal else "",
@@ -88,6 +89,8 @@ def _uplink(gateway: Gateway) -> UplinkStatus | None:
 
 def _troubles(gateway: Gateway) -> tuple[str, ...]:
     troubles = [f"task {name} was restarted: {why}" for name, why in gateway.supervisor.faults.items()]
+    if gateway.backups.last_error:
+        troubles.append(f"the last backup failed: {gateway.backups.last_error}")
     if gateway.windows.animals_refused:
         troubles.append(
             f"more animals than performance.cache_max_size ({gateway.config.performance.cache_max_size}): "

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from gateway.config import Config
 from gateway.config import schema as sections
@@ -21,6 +22,7 @@ from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.uplink_mqtt import UplinkTarget
 from gateway.ports import Clock, Panel
+from gateway.services.backups import Backups
 from gateway.services.ingest import IngestLimits
 
 
@@ -40,9 +42,26 @@ def ingest_limits(config: Config) -> IngestLimits:
 
 
 def store_budget(config: Config) -> int:
-    """Bytes the store may use, of the partition it lies on."""
+    """Bytes the store may use, of the partition it lies on; half of them where its backups lie there too."""
     folder = Path(config.database.path).resolve().parent
-    return budget_bytes(config.retention, shutil.disk_usage(folder).total)
+    budget = budget_bytes(config.retention, shutil.disk_usage(folder).total)
+    backups = Path(config.backup.directory).resolve()
+    there = next(place for place in (backups, *backups.parents) if place.exists())
+    shared = config.backup.enabled and there.stat().st_dev == folder.stat().st_dev
+    return budget // 2 if shared else budget
+
+
+def backups(config: Config, clock: Clock) -> Backups:
+    """The nightly backup; only its `tick` starts one."""
+    return Backups(
+        clock=clock,
+        store=Path(config.database.path),
+        farm=Path(config.store.farm_register),
+        folder=Path(config.backup.directory),
+        zone=ZoneInfo(config.site.timezone),
+        at=config.backup.at_local,
+        keep_days=config.backup.keep_days,
+    )
 
 
 def step_minutes(config: Config) -> int:

@@ -19,7 +19,8 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
         alerts_days: ended alerts with their history.
         dead_letters_days: rejected messages.
         events_days: entries of the outbox that every destination has acknowledged.
-        disk_share: the most the store may use of its partition, 0 to 1.
+        disk_share: the most the store may use of its partition, 0 to 1; backups that lie on the
+            same one get half of it.
         disk_mib: the same in MiB; wins over the share.
     """
 

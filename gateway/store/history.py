@@ -60,6 +60,12 @@ class SeriesTable(msgspec.Struct, frozen=True, eq=False):
     last: dict[str, Floats]
     step_ms: int | None = None
 
+    def rows_by_cow(self) -> Iterator[tuple[str, slice]]:
+        """Each animal and where its rows are."""
+        ends = np.searchsorted(self.cow, np.arange(len(self.cow_ids) + 1)).tolist()
+        for at, cow_id in enumerate(self.cow_ids):
+            yield cow_id, slice(ends[at], ends[at + 1])
+
 
 def series(
     db: sqlite3.Connection,

@@ -79,6 +79,7 @@ def health_object(status: GatewayStatus) -> dict[str, Any]:
             "used_bytes": status.store.used_bytes,
             "budget_bytes": status.store.budget_bytes,
             "dropped": status.store.dropped,
+            "backup": None if status.store.backup is None else str(status.store.backup),
         },
         "messages": {
             "total": messages.total,

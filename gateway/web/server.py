@@ -19,10 +19,10 @@ from aiohttp import web
 
 from gateway.errors import NetworkError, StoreError
 from gateway.store import alerts as alert_rows
-from gateway.store import newest
+from gateway.store import history, newest
 from gateway.store import readings as reading_rows
 from gateway.store.database import Database
-from gateway.web import api, views
+from gateway.web import api, series, views
 from gateway.web.status import GatewayStatus, Health, judge
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class WebServer:
         app.router.add_get("/api/animals", self._animals)
         app.router.add_get("/api/alerts", self._alerts)
         app.router.add_get("/api/readings", self._readings)
+        app.router.add_get("/api/series", self._series)
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=self._idle_s_max, shutdown_timeout=STOP_S_MAX
         )
@@ -176,6 +177,12 @@ class WebServer:
         rows = await self._database.read(lambda db: newest.recent(db, cow_id, limit))
         return _json([api.reading_object(row) for row in rows])
 
+    async def _series(self, request: web.Request) -> web.Response:
+        """Charts: figures of buckets, or every reading of a short span (`step=none`)."""
+        wanted = series.series_of(request.query, self._status().now_ms)
+        table = await self._database.read(lambda db: _ask(db, wanted))
+        return _json(await asyncio.to_thread(series.series_object, table, wanted))
+
     async def _alerts(self, request: web.Request) -> web.Response:
         """Ended states are looked for among the newest `LIMIT_MAX` alerts."""
         api.only_known(request.query, "state", "limit")
@@ -209,6 +216,13 @@ class WebServer:
 
     async def _stylesheet(self, _: web.Request) -> web.Response:
         return web.Response(body=self._style, content_type="text/css", charset="utf-8")
+
+
+def _ask(db: Any, wanted: series.SeriesQuery) -> history.SeriesTable:
+    span = wanted.from_ms, wanted.to_ms
+    if wanted.points is None:
+        return history.series(db, wanted.cow_ids, *span, wanted.channels)
+    return history.points(db, wanted.cow_ids, *span, wanted.channels, points_max=wanted.points)
 
 
 def _json(content: object, status: int = 200) -> web.Response:

@@ -37,6 +37,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
         used_bytes: of the file, what is not free room.
         budget_bytes: the most it may use; 0 before it was looked at.
         dropped: what retention let go since the store was made, by kind.
+        backup: the newest backup this run has made.
         fault: why it cannot be opened for now; None once it is open. The broker waits for it.
     """
 
@@ -47,6 +48,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     used_bytes: int = 0
     budget_bytes: int = 0
     dropped: dict[str, int] = {}
+    backup: Path | None = None
     fault: str | None = None
 
 

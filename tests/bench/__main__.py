@@ -1,6 +1,6 @@
-"""`make bench`: the ingest path, the card's wear, questions to a full store; each beside what was not chosen.
+"""`make bench`: the ingest path, the card's wear, questions to a full store, a start on one.
 
-`python -m tests.bench ingest|wear|queries` runs one part and takes its options (`wear --hours 24`);
+`python -m tests.bench ingest|wear|queries|boot` runs one part and takes its options (`wear --hours 24`);
 without a part all of them run. Ingest: durable readings per CPU-second, publish→PUBACK, RSS, beside
 document 0's stack.
 
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import queries, wear
+from tests.bench import boot, queries, wear
 from tests.bench.document_0_stack import __file__ as _stack_file
 from tests.bench.processes import cpu_s, free_port, load, rss_mb
 from tests.e2e.gateway_process import running_gateway, until
@@ -130,7 +130,7 @@ def ingest(arguments: list[str]) -> None:
     print(f"ratio gateway / that stack, per CPU-second: {base / peer:.1f}")
 
 
-PARTS = {"ingest": ingest, "wear": wear.main, "queries": queries.main}
+PARTS = {"ingest": ingest, "wear": wear.main, "queries": queries.main, "boot": boot.main}
 
 
 def main() -> None:

@@ -237,16 +237,16 @@ def report(animals: int = 1000, days: int = 15) -> None:
         )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--animals", type=int, default=1000)
     parser.add_argument("--days", type=int, default=15)
     parser.add_argument("--rebuild", type=Path, help="measure one rebuild of this store, as JSON")
-    arguments = parser.parse_args()
-    if arguments.rebuild:
-        print(json.dumps(asyncio.run(rebuild(arguments.rebuild))))
+    options = parser.parse_args(arguments)
+    if options.rebuild:
+        print(json.dumps(asyncio.run(rebuild(options.rebuild))))
     else:
-        report(arguments.animals, arguments.days)
+        report(options.animals, options.days)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ def test_health_says_everything_an_operator_asks_first_s0_117(tmp_path: Path) ->
                 "used_bytes": 0,
                 "budget_bytes": 0,
                 "dropped": {},
+                "backup": None,
             },
             "messages": {
                 "total": 10,
@@ -582,5 +583,60 @@ def test_stop_frees_the_port(tmp_path: Path) -> None:
         assert site.server.port == 0
         with socket.create_server(("127.0.0.1", port), reuse_port=False):
             pass
+
+    run(tmp_path, scene)
+
+
+# --- series ---------------------------------------------------------------------------------------
+
+
+def test_series_are_figures_of_buckets_by_animal(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        await fill(site)
+        span = "from=2025-11-25T14:00:00Z&to=2025-11-25T15:00:00Z"
+        answer = await site.json(f"/api/series?{span}&points=6&channels=temperature_c,motion_intensity")
+        assert answer["step_s"] == 600
+        assert list(answer["animals"]) == ["COW_0", "COW_1"]
+        one = answer["animals"]["COW_1"]
+        assert one["time_ms"] == [T0_MS - 10 * MINUTE_MS, T0_MS]
+        assert one["n"] == [2, 1]
+        assert one["temperature_c"] == {key: [38.6, 38.6] for key in ("values", "low", "high", "last")}
+        assert answer["animals"]["COW_0"]["motion_intensity"]["values"] == [None, None]
+
+    run(tmp_path, scene)
+
+
+def test_every_reading_of_a_few_animals_and_a_day(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        await fill(site)
+        answer = await site.json("/api/series?cow_id=COW_1&from=2025-11-25&to=2025-11-26&points=all")
+        assert answer["step_s"] is None
+        assert answer["animals"] == {
+            "COW_1": {
+                "time_ms": [T0_MS - 2 * MINUTE_MS, T0_MS - MINUTE_MS, T0_MS],
+                "temperature_c": [38.6, 38.6, 38.6],
+            }
+        }
+        assert (await site.json("/api/series?cow_id=NOBODY"))["animals"] == {}
+
+    run(tmp_path, scene)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("channels=heat", "channels must be of temperature_c"),
+        ("points=0", "points must be a whole number from 1 to 2000"),
+        ("points=all", "names at most 10 animals"),
+        ("points=all&cow_id=A&from=-3d", "24 h"),
+        ("from=yesterday", "is no time"),
+        ("cow_id=a%20b", "cow_id must be"),
+        ("step=5", "no parameter 'step'"),
+    ],
+)
+def test_a_series_nobody_can_answer_is_told_in_a_sentence(tmp_path: Path, query: str, sentence: str) -> None:
+    async def scene(site: Site) -> None:
+        answer = await site.json(f"/api/series?{query}", 400)
+        assert sentence in answer["error"]
 
     run(tmp_path, scene)
