@@ -21,7 +21,7 @@ import pytest
 from gateway.cli.main import main
 from gateway.config import schema as sections
 from gateway.errors import NetworkError, StoreError
-from gateway.store.opening import WriterLock
+from gateway.store.writer_lock import WriterLock
 from tests.conftest import ROOT
 from tests.e2e.gateway_process import running_gateway, until
 from tests.e2e.test_whole_barn import free_ports
