@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format types cover bench soak lock clean
+.PHONY: help run test lint format types cover bench rigs soak lock clean
 
 # The first interpreter that is new enough, so that an old `python3` does not matter.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -15,7 +15,7 @@ UPGRADE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-QUICK := not soak and not bench and not real_pins
+QUICK := not rig and not soak and not bench and not real_pins
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,7 +23,7 @@ help:  ## list the targets
 run: $(VENV)/.runtime  ## start the demo: gateway, broker on 127.0.0.1:1883, a simulated herd
 	@$(BIN)/barn-gateway run --demo $(ARGS)
 
-test: $(VENV)/.dev  ## run the tests (all but soak, bench and wired pins)
+test: $(VENV)/.dev  ## run the quick tests (all but rigs, soak, bench and wired pins)
 	@$(BIN)/python -m pytest -m "$(QUICK)" $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff: rules and format
@@ -43,7 +43,10 @@ cover: $(VENV)/.dev  ## branch coverage of gateway/core, at least 95 %
 bench: $(VENV)/.dev  ## figures: readings per CPU-second, publish to PUBACK, memory
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-soak: $(VENV)/.dev  ## the long rigs
+rigs: $(VENV)/.dev  ## power cuts, kills, a failing card: a minute and a half
+	@$(BIN)/python -m pytest -m "rig and not soak" $(ARGS)
+
+soak: $(VENV)/.dev  ## the same for long
 	@$(BIN)/python -m pytest -m soak -s $(ARGS)
 
 lock:  ## bring the locks up to pyproject.toml (needs uv; UPGRADE=--upgrade for newer versions)

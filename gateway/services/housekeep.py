@@ -221,7 +221,7 @@ class Housekeep:
         if not self._pressed:
             self._pressed = True
             sentence = (
-                f"the store has used up its {self.budget_bytes // 2**20} MiB: the oldest {gone} readings"
+                f"the store has used up its {self.budget_bytes / 2**20:,.1f} MiB: the oldest {gone} readings"
                 f" are let go, {waiting} of them undelivered; their hourly figures stay"
             )
             log.warning("%s", sentence)

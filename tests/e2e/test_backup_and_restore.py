@@ -171,7 +171,7 @@ def test_verify_store_names_where_a_page_is_broken_and_ends_with_4(shell: Shell)
     code, out, err = shell("verify-store")
     assert code == 4
     assert re.search(
-        r"^data/alert_state\.db, table hot: .* behind its first \d{3,} rows \(restore a backup",
+        r"^data/alert_state\.db, table hot_readings: .* behind its first \d{3,} rows \(restore a backup",
         out,
         re.MULTILINE,
     )

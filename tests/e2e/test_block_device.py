@@ -121,6 +121,7 @@ def power_cuts(home: Path, image: Path, port: int, http_port: int, *, cuts: int,
     assert len(logs) > 1, "no cut saw a log that a checkpoint had begun anew; publish more between cuts"
 
 
+@pytest.mark.rig
 def test_thirty_power_cuts_at_the_block_device_lose_nothing_acknowledged(
     tmp_path: Path, card_image: Path, free_ports: tuple[int, int]
 ) -> None:
@@ -191,6 +192,7 @@ def power_cuts_in_packing(home: Path, image: Path, *, cuts: int, seed: int) -> N
     assert any(0 < share < 1 for share in shares), "no cut fell into the packing"
 
 
+@pytest.mark.rig
 def test_ten_power_cuts_while_hours_are_packed_leave_each_reading_in_one_place(
     tmp_path: Path, card_image: Path
 ) -> None:

@@ -46,6 +46,13 @@ def kill_rounds(home: Path, rounds: int, seed: int) -> tuple[int, int]:
     return len(acked), assert_stored_once(home / "data" / "alert_state.db", acked)
 
 
+def test_three_kills_under_200_publishers_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    acked, stored = kill_rounds(tmp_path / "barn", rounds=3, seed=20261121)
+    print(f"{acked} acknowledged, {stored} stored")
+    assert acked >= 300
+
+
+@pytest.mark.rig
 def test_thirty_kills_under_200_publishers_lose_nothing_acknowledged(tmp_path: Path) -> None:
     acked, stored = kill_rounds(tmp_path / "barn", rounds=30, seed=20261121)
     print(f"{acked} acknowledged, {stored} stored")

@@ -95,6 +95,7 @@ def degraded_because(gateway: GatewayProcess, text: str) -> bool:
     return health.get("status") == "degraded" and any(text in reason for reason in health["reasons"])
 
 
+@pytest.mark.rig
 def test_a_card_that_is_full_at_the_start_and_again_later_loses_nothing_acknowledged(
     tmp_path: Path, card: Path
 ) -> None:
@@ -145,6 +146,7 @@ def injected(store: Path, what: str) -> tuple[str, ...]:
     return (*strace, "-e", f"trace={call}", "-e", f"inject={what}")
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize(
     ("what", "says"),
     [

@@ -222,7 +222,7 @@ def test_a_store_in_use_whose_broker_is_not_there_or_another_one_is_refused(tmp_
         assert len(stored(tmp_path / "other")) == 1, "it went on after the first"
     finally:
         if lock is not None:
-            lock.release()
+            lock.release(closed=True)
     assert len(stored(tmp_path / "mine")) == 40
 
 
