@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from gateway.errors import StoreError
 from gateway.store.faults import is_damage, is_store_fault, store_error
 from gateway.store.migrations import migrate, migrations
-from gateway.store.opening import connect_readonly, connect_writer, make_directory
+from gateway.store.opening import connect_reader, connect_writer, make_directory
 from gateway.store.quarantine import Recovery, note_damage, set_aside_if_damaged, sources_of
 from gateway.store.renewal import Identity, settle_identity
 from gateway.store.takeover import take_over
@@ -181,7 +181,7 @@ class Database:
             if self._closed:
                 raise self._closed_error()
             if db is None:
-                db = connect_readonly(self.path, self._timeout_s)
+                db = connect_reader(self.path, self._timeout_s)
             db.execute("BEGIN")
             try:
                 return work(db)
@@ -210,7 +210,7 @@ class Database:
             if self._closed:
                 raise self._closed_error()
             if db is None:
-                db = connect_readonly(self.path, self._timeout_s)
+                db = connect_reader(self.path, self._timeout_s)
             held = Snapshot(self.path, db, self._readers.put, self._fault)
         except sqlite3.Error as error:
             raise self._fault(error) from error

@@ -101,18 +101,18 @@ def series(
     step = step_ms or 1
     from_ms, to_ms = from_ms // step * step, -(-to_ms // step) * step
     animals = None if cow_ids is None else names.keys()
+    parts = _Parts(channels, ("values",) if step_ms is None else ("values", "low", "high", "last"))
     if step_ms is not None and step_ms >= HOUR_MS:
         hours = range(from_ms // HOUR_MS, to_ms // HOUR_MS)
-        wide = rollups.buckets(db, animals, hours, channels, step_ms=step_ms)
-        return _table(names, channels, [_of_buckets(wide)], step_ms)
+        parts.add_buckets(rollups.buckets(db, animals, hours, channels, step_ms=step_ms))
+        return _table(names, parts, step_ms)
     piece_ms = HOUR_MS * max(1, _PIECE_ROWS // (60 * max(1, len(names))))
-    parts = []
     for piece in spans.pieces(db, range(from_ms, to_ms, piece_ms), animals, channels):
         if step_ms is None:
-            parts.append(_of_channels(piece))
+            parts.add_readings(piece)
         else:
-            parts.append(_of_buckets(bucketed(piece.cow, piece.timestamp_ms, piece.values, step_ms)))
-    return _table(names, channels, parts, step_ms)
+            parts.add_buckets(bucketed(piece.cow, piece.timestamp_ms, piece.values, step_ms))
+    return _table(names, parts, step_ms)
 
 
 def points(
@@ -174,55 +174,50 @@ def _animals(db: sqlite3.Connection, cow_ids: Sequence[str] | None) -> tuple[dic
     return {row[0]: row[1] for row in rows}, first * HOUR_MS, (last + 1) * HOUR_MS
 
 
-class _Part(msgspec.Struct, frozen=True, eq=False):
-    """A piece of the answer: animals' numbers, instants, readings, and figures by kind and channel."""
+class _Parts:
+    """Pieces of the answer in order of time, column by column, so that each is freed once it is joined."""
 
-    cow: Int32
-    timestamp_ms: Int64
-    n: Int32
-    figures: dict[str, dict[str, Floats]]
+    def __init__(self, channels: Sequence[str], fields: Sequence[str]) -> None:
+        self.cow: list[Int32] = []
+        self.timestamp_ms: list[Int64] = []
+        self.n: list[Int64] = []
+        self.figures: dict[str, dict[str, list[Floats]]] = {
+            field: {channel: [] for channel in channels} for field in fields
+        }
+
+    def add_readings(self, found: spans.Channels) -> None:
+        self.cow.append(found.cow)
+        self.timestamp_ms.append(found.timestamp_ms)
+        for channel, pieces in self.figures["values"].items():
+            pieces.append(found.values[channel].astype(np.float32))
+
+    def add_buckets(self, found: Buckets) -> None:
+        self.cow.append(found.cow)
+        self.timestamp_ms.append(found.start_ms)
+        self.n.append(found.n)
+        for field, channels in self.figures.items():
+            for channel, pieces in channels.items():
+                figure = "mean" if field == "values" else field
+                pieces.append(getattr(found.channels[channel], figure).astype(np.float32))
 
 
-_KINDS = {"mean": "values", "low": "low", "high": "high", "last": "last"}
-"""Figures of a bucket and the field of the answer they go to."""
-
-
-def _of_channels(found: spans.Channels) -> _Part:
-    values = {name: column.astype(np.float32) for name, column in found.values.items()}
-    return _Part(found.cow, found.timestamp_ms, np.ones(len(found.cow), np.int32), {"values": values})
-
-
-def _of_buckets(found: Buckets) -> _Part:
-    figures = {
-        field: {name: getattr(one, kind).astype(np.float32) for name, one in found.channels.items()}
-        for kind, field in _KINDS.items()
-    }
-    return _Part(found.cow, found.start_ms, found.n.astype(np.int32), figures)
-
-
-def _table(
-    names: dict[int, str], channels: Sequence[str], parts: list[_Part], step_ms: int | None
-) -> SeriesTable:
-    """Pieces in order of time as one table by animal and time; the pieces are used up."""
-    numbers = _joined([part.cow for part in parts], np.int32)
+def _table(names: dict[int, str], parts: _Parts, step_ms: int | None) -> SeriesTable:
+    """The pieces as one table by animal and time; they are used up."""
+    numbers = _joined(parts.cow, np.int32)
     order = np.argsort(numbers, kind="stable")
     numbers = numbers[order]
     first = np.flatnonzero(np.diff(numbers, prepend=-1))
-    cow = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(numbers)))
-    timestamp_ms = _joined([part.timestamp_ms for part in parts], np.int64)[order]
-    n = _joined([part.n for part in parts], np.int32)[order]
-    figures: dict[str, dict[str, Floats]] = {}
-    for field in parts[0].figures if parts else ("values",):
-        figures[field] = {}
-        for channel in channels:
-            pieces = [part.figures[field].pop(channel) for part in parts]  # frees them one by one
-            figures[field][channel] = _joined(pieces, np.float32)[order]
+    figures = {
+        field: {channel: _joined(pieces, np.float32)[order] for channel, pieces in channels.items()}
+        for field, channels in parts.figures.items()
+    }
     means = figures["values"]
+    one_each = np.broadcast_to(np.int32(1), len(numbers))
     return SeriesTable(
         cow_ids=[names[int(number)] for number in numbers[first]],
-        cow=cow,
-        timestamp_ms=timestamp_ms,
-        n=n,
+        cow=np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(numbers))),
+        timestamp_ms=_joined(parts.timestamp_ms, np.int64)[order],
+        n=one_each if step_ms is None else _joined(parts.n, np.int32)[order],
         values=means,
         low=figures.get("low", means),
         high=figures.get("high", means),
@@ -231,5 +226,8 @@ def _table(
     )
 
 
-def _joined(pieces: Sequence[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *pieces])
+def _joined(pieces: list[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """All pieces in one, which are let go."""
+    whole = np.concatenate([np.empty(0, dtype), *pieces]).astype(dtype, copy=False)
+    pieces.clear()
+    return whole

@@ -24,8 +24,8 @@ Int64 = npt.NDArray[np.int64]
 
 ANIMAL_BITS = 15
 """Room for 32,767 animals; decision 9 admits 5000. The year 9999 shifted by 15 bits still fits 63."""
-BLOCK_ROWS = 8192
-"""Rows turned into arrays at a time: 8192 × 10 Python numbers are about 3 MB, whatever is asked for."""
+BLOCK_ROWS = 2048
+"""Rows turned into arrays at a time: 2048 × 10 Python numbers are about 0.8 MB, whatever is asked for."""
 _TS_MS_END = 1 << (63 - ANIMAL_BITS)
 _ANIMAL_MASK = (1 << ANIMAL_BITS) - 1
 

@@ -21,6 +21,8 @@ writer's connection. The log's size is thus 4 MiB plus one batch (512 readings: 
 reader that holds its snapshot open can stretch it."""
 WAL_BYTES_MAX = 16 * 1024 * 1024
 """What is left of a log that a slow reader had stretched, after the next checkpoint."""
+READER_CACHE_KIB = 1024
+"""Pages a reader keeps: the upper levels of every table; a long question passes over the rest once."""
 CHECK_BYTES_MAX = 16 * 1024 * 1024
 """A store up to this size is checked whole when it is opened (16 MiB: < 0.5 s even from an SD card);
 of a bigger one only the edges of its tables are read, so that opening stays cheap."""
@@ -101,7 +103,7 @@ def probe(path: Path, timeout_s: float) -> None:
 
 
 def connect_readonly(path: Path, timeout_s: float) -> sqlite3.Connection:
-    """A connection that cannot write. Raises sqlite3.Error."""
+    """A connection that cannot write, whatever is in the file. Raises sqlite3.Error."""
     # resolve(): as_uri() wants an absolute path, and quotes '?' and '#' in file names.
     return sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=ro",
@@ -110,6 +112,17 @@ def connect_readonly(path: Path, timeout_s: float) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,  # borrowed by one thread at a time
     )
+
+
+def connect_reader(path: Path, timeout_s: float) -> sqlite3.Connection:
+    """The same for questions to a good store. Raises sqlite3.Error."""
+    db = connect_readonly(path, timeout_s)
+    try:
+        db.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+    except BaseException:  # closed, then raised again
+        db.close()
+        raise
+    return db
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
@@ -122,7 +135,7 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         raise StoreError(f"{path}: there is no store", "start the gateway once, or check database.path")
     probe(path, timeout_s=5.0)
     try:
-        return connect_readonly(path, timeout_s=5.0)
+        return connect_reader(path, timeout_s=5.0)
     except sqlite3.Error as error:
         raise store_error(path, error) from error
 
