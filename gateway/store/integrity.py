@@ -12,19 +12,21 @@ from pathlib import Path
 
 from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
-from gateway.store.faults import is_store_fault, store_error
+from gateway.store.faults import StoreDamagedError, is_store_fault, store_error
 from gateway.store.integrity_packed import packed_faults
-from gateway.store.migrations import check_usable, migrations, version_of
+from gateway.store.migrations import PACKED_SINCE, check_usable, migrations, version_of
 from gateway.store.opening import connect_readonly, is_new
 
 FAULTS_MAX = 100
 """Faults named of one kind; a card that has lost a megabyte would fill the screen."""
 
-PACKED_SINCE = 2
-"""The store version from which readings are packed; older backups have none."""
-
-_OF_ANIMALS = {"hot_readings": "readings", "undelivered": "slices to be delivered"}
-"""Tables with a column `animal`, and what their rows are."""
+_OF_ANIMALS = {
+    "hot": "readings",
+    "dirty": "slices to be delivered",
+    "hot_readings": "readings",
+    "undelivered": "slices to be delivered",
+}
+"""Tables with a column `animal`, and what their rows are; the first two are version 1's."""
 
 
 def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -> list[Fault]:
@@ -38,10 +40,8 @@ def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -
     try:
         if is_new(path):
             return [Fault(str(path), "the file is empty")]
-    except StoreError as error:
-        if path.is_file() and "cannot be read" not in error.message:
-            return [Fault(str(path), error.message.partition(": ")[2])]
-        raise
+    except StoreDamagedError as error:
+        return [Fault(str(path), error.message.removeprefix(f"{path}: "))]
     found: list[Fault] = []
     try:
         with closing(connect_readonly(path, 5.0)) as db:
@@ -102,8 +102,10 @@ def _unreadable_tables(db: sqlite3.Connection, path: Path) -> list[Fault]:
 
 def _references(db: sqlite3.Connection, path: Path, progress: Progress) -> list[Fault]:
     found: list[Fault] = []
-    for number, (table, what) in enumerate(_OF_ANIMALS.items()):
-        progress("references", number, len(_OF_ANIMALS) + 1)
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    of_animals = {table: what for table, what in _OF_ANIMALS.items() if table in there}
+    for number, (table, what) in enumerate(of_animals.items()):
+        progress("references", number, len(of_animals) + 1)
         rows = db.execute(
             f"SELECT animal, count(*) FROM {table} WHERE animal NOT IN (SELECT id FROM animals)"
             f" AND animal <> 0 GROUP BY animal LIMIT {FAULTS_MAX}"

@@ -19,7 +19,7 @@ from gateway.core import validation
 from gateway.core.readings import Reading
 from gateway.store import chunks, hot, rollups, rows
 from gateway.store.damaged_file import damaged_store
-from gateway.store.migrations import version_of
+from gateway.store.migrations import PACKED_SINCE, version_of
 from gateway.store.renewal import newest_backup, reading
 from gateway.store.rows import HOUR_MS
 from gateway.store.salvage import Tables, Tally, animal_names, readable
@@ -64,7 +64,6 @@ CHUNKS = Table(
     keys_to=(YEAR_2100_MS // HOUR_MS) << chunks.ANIMAL_BITS,
 )
 ROLLUPS = Table("rollups", ("day_animal",), ("day_animal", "arrival_hour", "data"))
-PACKED_SINCE_VERSION = 2
 LIKELY = 256
 """Places in the known span of the readings that are sought: 5 ms for each gap."""
 _FIRST_MS = validation.TIMESTAMP_MS_MIN
@@ -193,7 +192,7 @@ def pieces(
     for table, walk in walks:
         if table.name in found:
             yield from walk(source, names, tally, _spans(table, wanted))
-        elif wanted is None and (table is HOT_OF_VERSION_1 or version_of(source) >= PACKED_SINCE_VERSION):
+        elif wanted is None and (table is HOT_OF_VERSION_1 or version_of(source) >= PACKED_SINCE):
             tally.lost[table.name] = [everything(table)]
 
 
@@ -321,7 +320,7 @@ def _within(value: object, bounds: tuple[int, int, bool]) -> bool:
 def _undelivered(source: sqlite3.Connection, parts: dict[tuple[int, int], PartOfHour]) -> set[PartOfHour]:
     """Those the cloud has not got; where that cannot be read it is sent again (it is an upsert)."""
     found = set()
-    table = "undelivered" if version_of(source) >= PACKED_SINCE_VERSION else "dirty"
+    table = "undelivered" if version_of(source) >= PACKED_SINCE else "dirty"
     query = f"SELECT 1 FROM {table} WHERE hour = ? AND animal = ?"
     for key, part in parts.items():
         try:

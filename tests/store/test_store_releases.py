@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from gateway.store.database import Database
 from gateway.store.integrity import verify
 from gateway.store.migrations import migrations
 from gateway.store.readings import Outcome
+from gateway.store.restore import restore
 from tests.store import release_1
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -99,6 +101,21 @@ def test_todays_code_opens_it_and_every_row_is_there(tmp_path: Path, dump: str, 
     _knows_all(db, before, before["readings"])
     db.close_now()
     assert verify(path) == []
+
+
+@released
+def test_its_backups_are_whole_and_can_be_restored(tmp_path: Path, dump: str, release: ModuleType) -> None:
+    backup = tmp_path / "backups" / "alert_state_20251125_020000.db"
+    load(dump, backup)
+    with closing(sqlite3.connect(backup)) as old:
+        before = release.read(old)
+    assert verify(backup) == []
+    store = tmp_path / "data" / "alert_state.db"
+    done = restore(backup, store, tmp_path / "data" / "farm.json", datetime(2025, 11, 26))  # noqa: DTZ001
+    assert done.readings_n == len(before["readings"])
+    db = Database.open(store)
+    _knows_all(db, before, before["readings"])
+    db.close_now()
 
 
 @released
