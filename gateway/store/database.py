@@ -24,6 +24,7 @@ from gateway.store.opening import connect_reader, connect_writer, make_directory
 from gateway.store.quarantine import Recovery, note_damage, set_aside_if_damaged, sources_of
 from gateway.store.renewal import Identity, settle_identity
 from gateway.store.takeover import take_over
+from gateway.store.transactions import snapshot, transaction
 from gateway.store.writer_lock import WriterLock
 
 T = TypeVar("T")
@@ -182,12 +183,8 @@ class Database:
                 raise self._closed_error()
             if db is None:
                 db = connect_reader(self.path, self._timeout_s)
-            db.execute("BEGIN")
-            try:
+            with snapshot(db):
                 return work(db)
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")  # ends the snapshot, so that the log can be reset
         except sqlite3.Error as error:
             if not is_store_fault(error):
                 raise
@@ -296,16 +293,9 @@ class Database:
             del job  # or the last batch would stay in memory until the next one
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        db = self._writer
         try:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(db)
-                db.execute("COMMIT")
-            except BaseException:  # rolled back, then raised again
-                if db.in_transaction:  # SQLite has rolled back itself after some errors
-                    db.execute("ROLLBACK")
-                raise
+            with transaction(self._writer):
+                result = work(self._writer)
         except sqlite3.Error as error:
             if not is_store_fault(error):
                 raise

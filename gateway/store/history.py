@@ -20,6 +20,7 @@ from gateway.core.outbox import Slice
 from gateway.core.readings import Reading
 from gateway.store import rollups, spans
 from gateway.store.rows import HOUR_MS, decode
+from gateway.store.transactions import snapshot
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -140,13 +141,17 @@ def raw(
 ) -> Iterator[list[Reading]]:
     """Every reading as it was stored: an hour of the herd at a time, by animal and instant within it.
 
+    Each hour is read in a snapshot of its own, where the caller holds none.
+
     Raises:
         ChunkError: a packed hour is damaged.
     """
     names, first_ms, end_ms = _animals(db, cow_ids)
     from_ms, to_ms = max(from_ms, first_ms), min(to_ms, end_ms)
     for hour in spans.hours_with_data(db, from_ms // HOUR_MS, -(-to_ms // HOUR_MS)):
-        rows = [row for row in spans.rows_of_hour(db, hour, names.keys()) if from_ms <= row[0] < to_ms]
+        with snapshot(db):  # or an hour that is packed meanwhile would be in neither of its homes
+            stored = spans.rows_of_hour(db, hour, names.keys())
+        rows = [row for row in stored if from_ms <= row[0] < to_ms]
         if rows:
             yield [decode(row, names[row[1]]) for row in rows]
 

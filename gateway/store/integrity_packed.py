@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
 from gateway.store import chunks, hot, journal, rollups
 from gateway.store.journal import SliceKey
+from gateway.store.transactions import snapshot
 
 CHUNKS_PER_SNAPSHOT = 1000
 """Five hours of 200 animals, about 0.2 s: as long as the log of a running gateway cannot be reset."""
@@ -48,7 +48,7 @@ def packed_faults(db: sqlite3.Connection, path: Path, progress: Progress) -> lis
     after, done = -1, 0
     while len(found) < FAULTS_MAX:
         progress("packed hours", done, total)
-        with _one_snapshot(db):
+        with snapshot(db):
             batch = _batch(db, after)
             if not batch:
                 break
@@ -135,13 +135,3 @@ def _noted(db: sqlite3.Connection, slice_: SliceKey, arrival_hour: int) -> bool:
     """Whether the journal still has a later change of a slice to be walked."""
     query = "SELECT 1 FROM arrived WHERE arrival_hour > ? AND hour = ? AND animal = ? LIMIT 1"
     return db.execute(query, (arrival_hour, *slice_)).fetchone() is not None
-
-
-@contextmanager
-def _one_snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")

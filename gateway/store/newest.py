@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from gateway.core.readings import Reading
 from gateway.store import chunks, hot
 from gateway.store.rows import HOUR_MS, Row, decode
+from gateway.store.transactions import snapshot
 
 
 def latest(db: sqlite3.Connection, limit: int) -> list[Reading]:
@@ -38,6 +39,11 @@ def recent(db: sqlite3.Connection, cow_id: str | None, limit: int) -> list[Readi
     Raises:
         ChunkError: a packed hour is damaged.
     """
+    with snapshot(db):  # a reading that is packed meanwhile would stand in both of its homes
+        return _recent(db, cow_id, limit)
+
+
+def _recent(db: sqlite3.Connection, cow_id: str | None, limit: int) -> list[Reading]:
     animals: dict[int, tuple[str, int, int]] = {
         number: (name, first_hour, last_hour)
         for number, name, first_hour, last_hour in db.execute(

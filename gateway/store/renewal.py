@@ -21,6 +21,7 @@ from gateway.store.damaged_file import damaged_store
 from gateway.store.opening import connect_readonly, is_new, probe
 from gateway.store.quarantine import Recovery
 from gateway.store.salvage import RECORDS_S_MAX, Tally
+from gateway.store.transactions import transaction
 
 BACKUPS_LOOKED_AT = 7
 """One week of nightly backups (decision 31); the newest that is whole is taken."""
@@ -53,18 +54,13 @@ def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | Non
         spare = None if backup is None else stack.enter_context(reading(backup))
         if spare is not None and kept_id is None:
             kept_id = _gateway_id(spare)
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             identity = _ids(db, kept_id, renew=recovery is not None)
             if bad is not None and recovery is not None:
                 records, filled = _take_over(bad, spare, db)
                 name = backup.name if backup is not None and filled else ""
                 identity = msgspec.structs.replace(identity, records=records, from_backup=name)
                 quarantine.remember_sources(db, recovery.sources)
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
     if bad is not None:
         quarantine.settled(path)
     return identity

@@ -11,6 +11,7 @@ import sqlite3
 
 from gateway.store import hot, journal
 from gateway.store.rows import HOUR_MS
+from gateway.store.transactions import transaction
 
 DAY_MS = 24 * HOUR_MS
 
@@ -23,16 +24,11 @@ def take_over(db: sqlite3.Connection) -> int:
         (first_hour,) = db.execute("SELECT min(hour) FROM dirty WHERE hour > 0").fetchone()
         if first_ms is None and first_hour is None:
             return moved
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             if first_ms is not None:
                 moved += _readings(db, first_ms // DAY_MS * DAY_MS)
             else:
                 _slices(db)
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
 
 
 def _readings(db: sqlite3.Connection, day_ms: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import msgspec
@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.core.readings import Reading
 from gateway.store import chunks, history, journal, newest, packing, readings, retention, rollups, slices
+from gateway.store.database import Database
 from gateway.store.migrations import migrate, migrations
+from gateway.store.opening import open_readonly
 from gateway.store.readings import Outcome
 from gateway.store.rows import HOUR_MS
 
@@ -134,6 +136,29 @@ def test_late_readings_of_a_packed_hour_are_compared_with_it_and_merged(con: sql
     assert keep_house(con, HOUR0 + 70 + 49) == 1
     assert everything(con) == by_place([*sent, fresh])
     assert readings.append(con, [fresh]) == [Outcome.DUPLICATE]
+
+
+@pytest.mark.parametrize("ask", [everything, lambda db: by_place(newest.recent(db, None, 1000))])
+def test_an_hour_packed_while_a_command_reads_it_is_read_once(
+    db: Database, ask: Callable[[sqlite3.Connection], list[Reading]]
+) -> None:
+    sent = herd(2, 60)
+    db.write_now(lambda con: readings.append(con, sent))
+    packed = []
+
+    def pack(statement: str) -> None:
+        """Between the first look at one home of the readings and the first at the other."""
+        looks = () if "min(" in statement else ("FROM chunks", "FROM hot_readings")  # min: which hours
+        homes = {home for home in looks if home in statement}
+        if homes and not packed:
+            packed.extend(homes)
+        elif homes and homes != set(packed[:1]) and len(packed) == 1:
+            packed.append(db.write_now(lambda con: keep_house(con, HOUR0 + 60)))
+
+    with closing(open_readonly(db.path)) as beside:
+        beside.set_trace_callback(pack)
+        assert ask(beside) == by_place(sent)
+    assert packed[1:] == [120]
 
 
 def test_what_arrives_between_plan_and_apply_is_not_lost(con: sqlite3.Connection) -> None:
