@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 from gateway.config import Config
@@ -18,7 +17,7 @@ def newest_readings(config: Config, cow_id: str | None, limit: int) -> list[Read
     Raises:
         StoreError: there is no store, or it cannot be read.
     """
-    with closing(open_readonly(Path(config.database.path))) as db:
+    with open_readonly(Path(config.database.path)) as db:
         return newest.recent(db, cow_id, limit)
 
 
@@ -28,5 +27,5 @@ def newest_alerts(config: Config, subject: str | None, limit: int) -> list[Alert
     Raises:
         StoreError: there is no store, or it cannot be read.
     """
-    with closing(open_readonly(Path(config.database.path))) as db:
+    with open_readonly(Path(config.database.path)) as db:
         return alerts.recent(db, subject, limit)

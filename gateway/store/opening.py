@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from gateway.errors import StoreError
-from gateway.store.faults import damaged, file_error, store_error
+from gateway.store.faults import damaged, file_error, is_store_fault, store_error
 from gateway.store.migrations import check_usable, migrations, version_of
 
 WAL_AUTOCHECKPOINT_PAGES = 1000
@@ -26,6 +27,8 @@ READER_CACHE_KIB = 1024
 CHECK_BYTES_MAX = 16 * 1024 * 1024
 """A store up to this size is checked whole when it is opened (16 MiB: < 0.5 s even from an SD card);
 of a bigger one only the edges of its tables are read, so that opening stays cheap."""
+BESIDE_S_MAX = 5.0
+"""What a command waits for a lock of whoever has the store open; `database.timeout` is the gateway's own."""
 
 _MAGIC = b"SQLite format 3\x00"
 _FORMAT_MAX = 2  # bytes 18 and 19 of the header: 1 = rollback journal, 2 = write-ahead log
@@ -125,18 +128,28 @@ def connect_reader(path: Path, timeout_s: float) -> sqlite3.Connection:
     return db
 
 
-def open_readonly(path: Path) -> sqlite3.Connection:
-    """A read-only connection beside a running gateway, or to a resting store.
+@contextlib.contextmanager
+def open_readonly(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection beside a running gateway, or to a resting store, for as long as the block runs.
 
     Raises:
-        StoreError: missing, empty, damaged, or not a store of this or an earlier version.
+        StoreError: missing, empty, damaged, of an earlier version, or no store at all; also what the
+            block meets while it reads.
     """
     if is_new(path):
         raise StoreError(f"{path}: there is no store", "start the gateway once, or check database.path")
-    probe(path, timeout_s=5.0)
+    probe(path, BESIDE_S_MAX)
     try:
-        return connect_reader(path, timeout_s=5.0)
+        with contextlib.closing(connect_reader(path, BESIDE_S_MAX)) as db:
+            if version_of(db) < len(migrations()):
+                raise StoreError(
+                    f"{path}: was written by an earlier gateway (store version {version_of(db)})",
+                    "start the gateway once, it brings the store up to date; a backup is restored first",
+                )
+            yield db
     except sqlite3.Error as error:
+        if not is_store_fault(error):
+            raise
         raise store_error(path, error) from error
 
 

@@ -11,7 +11,6 @@ import gzip
 import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -70,7 +69,7 @@ def export(
         ConfigError: an animal that never sent a reading; a file that cannot be written.
         BrokenPipeError: the reader of standard output has seen enough.
     """
-    with closing(open_readonly(Path(config.database.path))) as db:
+    with open_readonly(Path(config.database.path)) as db:
         unknown = set(selection.cow_ids).difference(animals.cow_ids(db))
         if unknown:
             raise ConfigError(

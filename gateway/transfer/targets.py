@@ -10,7 +10,6 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 from zlib import crc32
@@ -144,7 +143,7 @@ class BrokerTarget:
             f"A gateway runs on {self._path}: readings go to it over MQTT at {self._address}; "
             "it stores and judges them."
         )
-        with closing(open_readonly(self._path)) as db:
+        with open_readonly(self._path) as db:
             self.epoch = identity.epoch(db)
             self.cow_ids = set(animals.cow_ids(db))
 
@@ -204,7 +203,7 @@ class BrokerTarget:
 
     def _prove(self, reading: Reading) -> None:
         """Whoever acknowledged the first reading has put it into this store."""
-        with closing(open_readonly(self._path)) as db:
+        with open_readonly(self._path) as db:
             at_ms = reading.timestamp_ms
             if not any(history.raw(db, at_ms, at_ms + 1, [reading.cow_id])):
                 raise NetworkError(

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def _status_mb(field: str) -> float:
 
 def _answer(path: Path, number: int) -> dict[str, float]:
     """Ask one question in this process: first and median time, and how far the peak of memory rose."""
-    with closing(open_readonly(path)) as db:
+    with open_readonly(path) as db:
         db.execute("SELECT count(*) FROM animals").fetchone()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
         before_mb = _status_mb("VmRSS")
@@ -99,7 +99,7 @@ def _answer(path: Path, number: int) -> dict[str, float]:
 
 
 def _ask_for_ever(path: Path) -> None:
-    with closing(open_readonly(path)) as db:
+    with open_readonly(path) as db:
         while True:
             for question in QUESTIONS:
                 db.execute("BEGIN")

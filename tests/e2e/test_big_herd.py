@@ -12,7 +12,6 @@ import json
 import random
 import socket
 import time
-from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -187,7 +186,7 @@ async def send(port: int, messages: list[tuple[str, bytes]], per_s: int | None) 
 
 def stored(path: Path) -> list[Reading]:
     """Everything that can be read back, from wherever it lies."""
-    with closing(open_readonly(path)) as db:
+    with open_readonly(path) as db:
         return [reading for hour in history.raw(db, 0, 2**53) for reading in hour]
 
 

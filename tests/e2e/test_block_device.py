@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -179,7 +178,7 @@ def power_cuts_in_packing(home: Path, image: Path, *, cuts: int, seed: int) -> N
     for copy in copies:
         with mounted(copy, home / "after") as card:
             Database.open(card.mount / STORE).close_now()
-            with closing(open_readonly(card.mount / STORE)) as db:
+            with open_readonly(card.mount / STORE) as db:
                 assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
                 (packed,) = db.execute("SELECT ifnull(sum(rows_n), 0) FROM chunks").fetchone()
                 (hot,) = db.execute("SELECT count(*) FROM hot_readings").fetchone()

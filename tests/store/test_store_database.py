@@ -83,7 +83,7 @@ def test_reader_sees_commits_while_the_writer_is_in_its_next_transaction(db: Dat
             task = asyncio.create_task(db.write(slow))
             await asyncio.to_thread(inside.wait, 10)
             assert await db.read(count) == 2
-            with closing(open_readonly(db.path)) as beside:
+            with open_readonly(db.path) as beside:
                 assert count(beside) == 2
             go_on.set()
             await task
@@ -95,7 +95,7 @@ def test_reader_sees_commits_while_the_writer_is_in_its_next_transaction(db: Dat
 def test_readers_cannot_write(db: Database) -> None:
     with pytest.raises(StoreError, match="attempt to write a readonly database"):
         db.read_now(lambda con: con.execute("DELETE FROM hot_readings"))
-    with closing(open_readonly(db.path)) as con, pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(StoreError, match="readonly"), open_readonly(db.path) as con:
         con.execute("DELETE FROM hot_readings")
 
 
@@ -307,8 +307,8 @@ def test_whoever_only_reads_refuses_a_damaged_file_and_leaves_it_alone(
     log_path = path.with_name(path.name + "-wal")
     if log is not None:
         log_path.write_bytes(log)
-    with pytest.raises(StoreError) as caught:
-        open_readonly(path)
+    with pytest.raises(StoreError) as caught, open_readonly(path):
+        pass
     assert str(path) in str(caught.value)
     assert "the next start of the gateway sets it aside" in str(caught.value)
     assert caught.value.exit_code == 2
@@ -336,10 +336,10 @@ def test_intact_log_is_not_folded_into_a_damaged_file(path: Path, tmp_path: Path
 def test_empty_file_becomes_a_store(path: Path) -> None:
     path.parent.mkdir()
     path.touch()
-    with pytest.raises(StoreError, match="there is no store"):
-        open_readonly(path)
+    with pytest.raises(StoreError, match="there is no store"), open_readonly(path):
+        pass
     filled(path)
-    with closing(open_readonly(path)) as con:
+    with open_readonly(path) as con:
         assert count(con) == 2000
 
 
@@ -355,13 +355,13 @@ def test_every_store_file_has_its_own_identity(tmp_path: Path) -> None:
 def test_odd_path(tmp_path: Path) -> None:
     path = tmp_path / "a b?mode=memory#ü" / "x%20.db"
     filled(path)
-    with closing(open_readonly(path)) as con:
+    with open_readonly(path) as con:
         assert count(con) == 2000
 
 
 def test_missing_directory_in_the_way_and_unwritable(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no store"):
-        open_readonly(tmp_path / "none.db")
+    with pytest.raises(StoreError, match="there is no store"), open_readonly(tmp_path / "none.db"):
+        pass
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot be created"):
         Database.open(tmp_path / "file" / "x.db")
@@ -379,8 +379,8 @@ def test_newer_store_is_refused_unless_it_says_otherwise(path: Path) -> None:
     with closing(sqlite3.connect(path)) as con:
         con.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="newer gateway") as caught:
-        open_readonly(path)
+    with pytest.raises(StoreError, match="newer gateway") as caught, open_readonly(path):
+        pass
     assert "install that version again" in caught.value.hint
     assert path.read_bytes() == before
     # an expanding migration left word that this code may go on (decision 42)
@@ -463,7 +463,7 @@ def test_second_gateway_is_refused(path: Path) -> None:
         assert other.stdout.readline() == "open\n"
         with pytest.raises(StoreError, match=rf"already in use by another gateway \(pid {other.pid}\)"):
             Database.open(path)
-        with closing(open_readonly(path)) as con:
+        with open_readonly(path) as con:
             assert count(con) == 0
         other.communicate(timeout=10)
     db = Database.open(path)

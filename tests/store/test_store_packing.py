@@ -155,7 +155,7 @@ def test_an_hour_packed_while_a_command_reads_it_is_read_once(
         elif homes and homes != set(packed[:1]) and len(packed) == 1:
             packed.append(db.write_now(lambda con: keep_house(con, HOUR0 + 60)))
 
-    with closing(open_readonly(db.path)) as beside:
+    with open_readonly(db.path) as beside:
         beside.set_trace_callback(pack)
         assert ask(beside) == by_place(sent)
     assert packed[1:] == [120]

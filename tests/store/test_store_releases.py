@@ -14,10 +14,12 @@ from types import ModuleType
 import pytest
 
 from gateway.core.readings import Reading
-from gateway.store import alerts, dead_letters, outbox, readings
+from gateway.errors import StoreError
+from gateway.store import alerts, dead_letters, newest, outbox, readings
 from gateway.store.database import Database
 from gateway.store.integrity import verify
 from gateway.store.migrations import migrations
+from gateway.store.opening import open_readonly
 from gateway.store.readings import Outcome
 from gateway.store.restore import restore
 from tests.store import release_1
@@ -116,6 +118,19 @@ def test_its_backups_are_whole_and_can_be_restored(tmp_path: Path, dump: str, re
     db = Database.open(store)
     _knows_all(db, before, before["readings"])
     db.close_now()
+
+
+@released
+def test_whoever_only_reads_names_the_remedy_before_it_is_migrated(
+    tmp_path: Path, dump: str, release: ModuleType
+) -> None:
+    path = tmp_path / "data" / "alert_state.db"
+    load(dump, path)
+    with pytest.raises(StoreError, match=r"earlier gateway.*start the gateway once"), open_readonly(path):
+        pass
+    Database.open(path).close_now()
+    with open_readonly(path) as db:
+        assert newest.recent(db, None, 1)
 
 
 @released

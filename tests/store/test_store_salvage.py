@@ -703,7 +703,7 @@ def survive(path: Path, data: bytes, altered_max: int) -> None:
     finally:
         database.close_now()
     if database.recovery is not None:
-        with closing(open_readonly(path)) as db:
+        with open_readonly(path) as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     shutil.rmtree(path.parent)
 
