@@ -27,8 +27,8 @@ class Slice(msgspec.Struct, frozen=True):
     Args:
         hour: hours since the Unix epoch (UTC).
         cow_id: the animal.
-        rev: grows with every change of the slice; acknowledging rev r clears the slice
-            only if nothing newer came meanwhile.
+        rev: the number under which it was taken for shipping, higher each time; acknowledging it clears
+            the slice only if no reading came meanwhile.
     """
 
     hour: int

@@ -68,7 +68,7 @@ class ForwardCounts(msgspec.Struct):
 
 
 class Forward:
-    """Walks the outbox and the dirty slices for one destination.
+    """Walks the outbox and the undelivered slices for one destination.
 
     Args:
         clock: for back-off and cycles; the real one, also in a demonstration, because the line

@@ -1,4 +1,4 @@
-"""The one way to read readings back: over `hot`, packed hours and roll-ups, whole or down-sampled.
+"""The one way to read readings back: over `hot_readings`, packed hours and roll-ups, whole or down-sampled.
 
 Functions over a read-only connection. Long spans go piece by piece, so that a question takes the
 memory of its answer and of one hour of the herd.

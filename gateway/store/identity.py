@@ -1,4 +1,4 @@
-"""Whose store this is. A function over a connection; `Database.open` makes the ids."""
+"""Whose store this is. A function over a connection; store/renewal makes the ids."""
 
 from __future__ import annotations
 

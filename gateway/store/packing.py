@@ -1,4 +1,4 @@
-"""Packing: slices that were left alone for 48 h move from `hot` into chunks. Functions over a connection.
+"""Packing: slices left alone for 48 h move from `hot_readings` into chunks. Functions over a connection.
 
 `due` and `plan` read and encode, in a worker thread; `apply` writes a piece in one transaction: its
 chunks go in and its rows go out together, so a reading is always in exactly one place. What
@@ -97,7 +97,7 @@ def apply(db: sqlite3.Connection, piece: Piece) -> int:
     Slices that got readings since they were read stay as they are; their later note stands for them.
 
     Returns:
-        Rows that left `hot`.
+        Rows that left `hot_readings`.
     """
     changed = journal.slices_after(db, piece.due.seen_hour)
     ready = [one for one in piece.packed if one.slice_ not in changed]

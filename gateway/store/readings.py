@@ -86,7 +86,7 @@ def _packed_row(db: sqlite3.Connection, hour: int, row: Row) -> Row | None:
         return None
     try:
         return chunks.by_instant(data).get(row[0])
-    except chunks.ChunkError:  # found by the housekeeping and told there; no reason to refuse a reading
+    except chunks.ChunkError:  # no reason to refuse a reading; rolling it up meets the chunk, too
         return None
 
 

@@ -1,7 +1,7 @@
-"""Readings of a span over both of their homes, `hot` and the packed hours, as rows or as arrays.
+"""Readings of a span over both of their homes, `hot_readings` and the packed hours, as rows or as arrays.
 
-Functions over a connection; they read only. What stands in both (a gateway of version 1 may have
-stored a reading of a packed hour again) is taken from the chunk.
+Functions over a connection; they read only. What stands in both (version 1's code, used again after a
+rollback, knows nothing of packed hours and stores a late reading once more) is taken from the chunk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = {
     "motion_intensity": ("motion_milli", chunks.MOTION, 1000),
     "state": ("state", chunks.STATE, 1),
 }
-"""What a reading holds: name → column of `hot`, place in a chunk, steps a unit."""
+"""What a reading holds: name → column of `hot_readings`, place in a chunk, steps a unit."""
 MOTION_G = "motion_g"
 """Reckoned from the axes: motion without gravity (decision 1)."""
 STATE_MINUTES = ("lying", "standing", "walking", "feeding", "ruminating", "drinking", "other")
@@ -71,7 +71,7 @@ def packed(
 
 
 def rows_of_hour(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[Row]:
-    """Rows (as in `hot`) of an hour, by animal and instant.
+    """Rows of an hour, by animal and instant.
 
     Raises:
         ChunkError: a chunk is damaged; names hour and animal.

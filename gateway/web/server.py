@@ -178,7 +178,7 @@ class WebServer:
         return _json([api.reading_object(row) for row in rows])
 
     async def _series(self, request: web.Request) -> web.Response:
-        """Charts: figures of buckets, or every reading of a short span (`step=none`)."""
+        """Charts: figures of buckets, or every reading of a short span (`points=all`)."""
         wanted = series.series_of(request.query, self._status().now_ms)
         table = await self._database.read(lambda db: _ask(db, wanted))
         return _json(await asyncio.to_thread(series.series_object, table, wanted))
