@@ -16,10 +16,8 @@ from enum import StrEnum
 import msgspec
 
 from gateway.core.findings import Evidence, Finding
+from gateway.core.instants import HOUR_MS, MS_PER_MINUTE
 from gateway.core.severity import Severity
-
-_MINUTE_MS = 60_000
-_HOUR_MS = 60 * _MINUTE_MS
 
 NOT_ANIMALS = frozenset({"herd", "gateway"})
 """Subjects that are no cow id."""
@@ -120,7 +118,7 @@ class AlertPolicy(msgspec.Struct, frozen=True):
             hours = self.cooldown_sensor_h
         else:
             hours = self.cooldown_health_h
-        return round(hours * _HOUR_MS)
+        return round(hours * HOUR_MS)
 
     def clear_n(self, subject: str, kind: str) -> int:
         """How many normal judgements in a row resolve an alert; a gateway fault needs one."""
@@ -243,7 +241,7 @@ def _start(last: Alert | None, finding: Finding, now_ms: int, policy: AlertPolic
         sentence=finding.sentence,
         evidence=finding.evidence,
         detail=finding.detail,
-        late=now_ms - finding.onset_ms > policy.late_h * _HOUR_MS,
+        late=now_ms - finding.onset_ms > policy.late_h * HOUR_MS,
     )
     raised = Move(alert, "", Change.RAISED, finding.sentence)
     if not finding.ended:
@@ -282,7 +280,7 @@ def _goes_on(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -
     if finding.at_ms < alert.last_seen_ms:
         return Step(alert, passed_over="stale")
     fresh = _refresh(alert, finding)
-    if now_ms - alert.changed_ms < policy.retell_min * _MINUTE_MS:
+    if now_ms - alert.changed_ms < policy.retell_min * MS_PER_MINUTE:
         # The old detail stays, so that the difference is still there when it may be told.
         return Step(msgspec.structs.replace(fresh, detail=alert.detail))
     if finding.detail != alert.detail:
@@ -335,7 +333,7 @@ def _escalate(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) 
         last_seen_ms=max(alert.last_seen_ms, finding.at_ms),
         changed_ms=now_ms,
         clear_n=alert.clear_n if finding.at_ms < alert.last_seen_ms else 0,
-        late=now_ms - finding.at_ms > policy.late_h * _HOUR_MS,
+        late=now_ms - finding.at_ms > policy.late_h * HOUR_MS,
     )
     reason = f"{alert.severity.label} became {finding.severity.label}: {finding.sentence}"
     return Move(worse, alert.state, Change.ESCALATED, reason)

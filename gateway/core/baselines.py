@@ -9,11 +9,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.instants import HOURS_PER_DAY, MINUTES_PER_HOUR
 from gateway.core.rows import AnimalRows
 from gateway.core.statistics import row_median
 
-MINUTES_PER_HOUR = 60
-HOURS_PER_DAY = 24
 BIN_DAYS = 15
 BINS = BIN_DAYS * HOURS_PER_DAY
 """15 days of hours: 14 days of reference for any hour of the day before the last 24 h, ± 2 h."""

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-MS_PER_MINUTE = 60_000
+from gateway.core.instants import MS_PER_MINUTE
 
 Bools = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]

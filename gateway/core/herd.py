@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from gateway.core.arrivals import Arrivals, Rejects
 
-MS_PER_MINUTE = 60_000
 VIEW_MINUTES = 240
 """Minutes a detector sees: the longest rule looks at 3 h, with an hour in front of it."""
 

@@ -1,8 +1,14 @@
-"""UTC epoch milliseconds as the text people and receivers read."""
+"""UTC epoch milliseconds: their units, and the text people and receivers read."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+
+MS_PER_MINUTE = 60_000
+MINUTES_PER_HOUR = 60
+HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
+HOURS_PER_DAY = 24
+DAY_MS = HOURS_PER_DAY * HOUR_MS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

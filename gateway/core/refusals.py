@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.herd import MS_PER_MINUTE
+from gateway.core.instants import MS_PER_MINUTE
 from gateway.core.messages import Reason, Rejection
 from gateway.core.validation import COW_ID, FUTURE_REJECT_MS, TEMPERATURE_C_MAX, TIMESTAMP_MS_MIN
 

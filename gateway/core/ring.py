@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.herd import MS_PER_MINUTE
+from gateway.core.instants import MS_PER_MINUTE
 from gateway.core.rows import AnimalRows
 
 RING_MINUTES = 480

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from gateway.core.instants import DAY_MS, HOUR_MS
 from gateway.core.messages import RawMessage, Reason, Rejection
 from gateway.core.readings import FLAG_CLOCK_AHEAD, FLAG_CLOCK_UNTRUSTED, Reading
 
@@ -30,7 +31,7 @@ STATES: Final = frozenset({"lying", "standing", "walking", "feeding", "ruminatin
 """S0-058, and rumination where a collar sends it (decision 2)."""
 TIMESTAMP_MS_MIN: Final = 946_684_800_000
 """2000-01-01T00:00:00Z, the earliest instant accepted (decision 7)."""
-FUTURE_REJECT_MS: Final = 24 * 3_600_000
+FUTURE_REJECT_MS: Final = DAY_MS
 FUTURE_FLAG_MS: Final = 5 * 60_000
 """Ahead of a trusted clock: rejected beyond 24 h, flagged beyond 5 min (decision 7)."""
 
@@ -288,7 +289,7 @@ def _check_timestamp(
         raise _FaultError(
             Reason.TIMESTAMP_IN_FUTURE,
             f"Timestamp in the future for cow_id={label}: {_shown(value)} is "
-            f"{ahead_ms / 3_600_000:.1f} h ahead of the gateway's clock (limit 24 h; set the collar's clock)",
+            f"{ahead_ms / HOUR_MS:.1f} h ahead of the gateway's clock (limit 24 h; set the collar's clock)",
             timestamp_ms=timestamp_ms,
         )
     return timestamp_ms, FLAG_CLOCK_AHEAD if ahead_ms > FUTURE_FLAG_MS else 0

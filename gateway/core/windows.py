@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.core.arrivals import ArrivalBook, RejectBook
-from gateway.core.baselines import MINUTES_PER_HOUR, Baselines, HourBins, StoredHours
-from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, Span
+from gateway.core.baselines import Baselines, HourBins, StoredHours
+from gateway.core.herd import VIEW_MINUTES, HerdWindow, Pending, Span
+from gateway.core.instants import MINUTES_PER_HOUR, MS_PER_MINUTE
 from gateway.core.motion import motion_grid_g
 from gateway.core.readings import Reading
 from gateway.core.ring import RING_MINUTES, MinuteRing, Minutes

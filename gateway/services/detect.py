@@ -15,10 +15,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
-from gateway.core.baselines import MINUTES_PER_HOUR, Baselines
+from gateway.core.baselines import Baselines
 from gateway.core.detection import Detector, Policies, detectors_of, gate, taints_baseline
 from gateway.core.findings import Finding
-from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow, Pending, Span
+from gateway.core.herd import VIEW_MINUTES, HerdWindow, Pending, Span
+from gateway.core.instants import HOUR_MS, MINUTES_PER_HOUR, MS_PER_MINUTE
 from gateway.core.messages import Rejection
 from gateway.core.readings import Reading
 from gateway.core.refusals import weigh
@@ -37,7 +38,6 @@ agree on nothing. About 15 s of a core at 1000 animals; the rest is carried over
 LATE_HOURS_PER_RUN = 12
 """Hours older than the ring that a run replays from the store: 16 passes over an hour of the herd,
 about 4 s of a core at 1000 animals, 3 % of the 2 min between runs; a day of backlog takes two."""
-HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
 
 _State = frozenset[tuple[str, str, Severity]]
 

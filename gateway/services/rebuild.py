@@ -19,10 +19,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from gateway.core.baselines import BINS, HOURS_PER_DAY, MINUTES_PER_HOUR, StoredHours
+from gateway.core.baselines import BINS, StoredHours
 from gateway.core.detection import taints
-from gateway.core.herd import MS_PER_MINUTE, Span
-from gateway.core.instants import iso_utc
+from gateway.core.herd import Span
+from gateway.core.instants import HOUR_MS, HOURS_PER_DAY, MINUTES_PER_HOUR, MS_PER_MINUTE, iso_utc
 from gateway.core.ring import RING_MINUTES
 from gateway.core.windows import ANIMALS_MAX, LEAD_MINUTES, Windows
 from gateway.errors import StoreError
@@ -39,7 +39,6 @@ HERD_HOURS = 48
 middle of their last hours, so that a collar whose clock runs ahead moves nobody's window."""
 SILENT_HOURS_MAX = RING_MINUTES
 """Different last hours of long silent animals that are read, newest first: 480 short reads."""
-HOUR_MS = MINUTES_PER_HOUR * MS_PER_MINUTE
 _COLUMNS = ("n", "temperature_mean_c", "motion_n", "motion_mean_g")
 
 

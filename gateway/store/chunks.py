@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.instants import iso_utc
+from gateway.core.instants import HOUR_MS, iso_utc
 from gateway.errors import StoreError
 from gateway.store import columns
 from gateway.store.columns import MISSING
-from gateway.store.rows import HOUR_MS, Row
+from gateway.store.rows import Row
 
 Int64 = npt.NDArray[np.int64]
 ANIMAL_BITS = 16

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.core.buckets import Buckets, bucketed
+from gateway.core.instants import HOUR_MS, MS_PER_MINUTE
 from gateway.core.outbox import Slice
 from gateway.core.readings import Reading
 from gateway.store import rollups, spans
-from gateway.store.rows import HOUR_MS, decode
+from gateway.store.rows import decode
 from gateway.store.transactions import snapshot
 
 Int32 = npt.NDArray[np.int32]
@@ -30,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 CHANNELS = rollups.CHANNELS
 """What a series may show."""
 STEPS_MS = (
-    *(minutes * 60_000 for minutes in (1, 2, 5, 10, 15, 30)),
+    *(minutes * MS_PER_MINUTE for minutes in (1, 2, 5, 10, 15, 30)),
     *(hours * HOUR_MS for hours in (1, 2, 3, 4, 6, 8, 12, 24, 48, 7 * 24, 14 * 24, 28 * 24)),
 )
 """Widths of buckets: below an hour they divide it, above they are made of hours."""

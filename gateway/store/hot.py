@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.instants import HOUR_MS
 from gateway.store.columns import MISSING
-from gateway.store.rows import HOUR_MS, Row
+from gateway.store.rows import Row
 
 Int64 = npt.NDArray[np.int64]
 

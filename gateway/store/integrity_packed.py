@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from gateway.core.instants import iso_utc
+from gateway.core.instants import HOUR_MS, HOURS_PER_DAY, iso_utc
 from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
 from gateway.store import chunks, hot, journal, rollups
@@ -23,8 +23,6 @@ from gateway.store.transactions import snapshot
 
 CHUNKS_PER_SNAPSHOT = 1000
 """Five hours of 200 animals, about 0.2 s: as long as the log of a running gateway cannot be reset."""
-HOUR_MS = 3_600_000
-HOURS_PER_DAY = 24
 FAULTS_MAX = 100
 """Faults named; a card that has lost a megabyte would fill the screen."""
 

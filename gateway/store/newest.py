@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
 from gateway.store import chunks, hot
-from gateway.store.rows import HOUR_MS, Row, decode
+from gateway.store.rows import Row, decode
 from gateway.store.transactions import snapshot
 
 

@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Sequence
 from enum import IntEnum
 
+from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
 from gateway.store import chunks, hot, journal, slices
-from gateway.store.rows import HOUR_MS, Row, encode
+from gateway.store.rows import Row, encode
 
 
 class Outcome(IntEnum):

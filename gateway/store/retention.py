@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from gateway.core.instants import HOURS_PER_DAY
 from gateway.store import chunks, journal, outbox
 from gateway.store.chunks import ANIMAL_BITS
 
@@ -102,7 +103,7 @@ def drop_rollups(db: sqlite3.Connection, before_hour: int) -> int:
     gone = db.execute(
         "DELETE FROM rollups WHERE day_animal IN (SELECT day_animal FROM rollups"
         " WHERE day_animal < ? AND arrival_hour < ? ORDER BY day_animal LIMIT ?)",
-        (before_hour // 24 << ANIMAL_BITS, before_hour, ROWS_PER_STEP),
+        (before_hour // HOURS_PER_DAY << ANIMAL_BITS, before_hour, ROWS_PER_STEP),
     ).rowcount
     count(db, "dropped_rollups", gone)
     return gone

@@ -18,17 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.core.buckets import Buckets, Figures, joined, widened
+from gateway.core.instants import HOUR_MS, HOURS_PER_DAY
 from gateway.store import columns, journal, spans
 from gateway.store.chunks import ANIMAL_BITS
 from gateway.store.columns import MISSING
-from gateway.store.rows import HOUR_MS
 from gateway.store.spans import COLUMNS, MOTION_G, STATE_MINUTES
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-HOURS_PER_DAY = 24
 CHANNELS = ("temperature_c", MOTION_G, *(name for name in COLUMNS if name not in {"temperature_c", "state"}))
 """What has low, mean, high and last; what baselines ask for first, because reading stops there."""
 _STEPS = {**{name: COLUMNS[name][2] for name in CHANNELS if name != MOTION_G}, MOTION_G: 1000}

@@ -10,7 +10,6 @@ from typing import Any
 
 from gateway.core.readings import Reading
 
-HOUR_MS = 3_600_000
 SCALED_MAX = 2**53
 """Beyond this a float no longer holds every integer; no sensor means such a value."""
 STATE_CODES = {"lying": 1, "standing": 2, "walking": 3, "feeding": 4, "ruminating": 5, "drinking": 6}

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
 from gateway.store import chunks, hot, journal, readings, rows, slices
-from gateway.store.rows import HOUR_MS, Row
+from gateway.store.rows import Row
 
 Piece = Callable[[sqlite3.Connection], int]
 """Work for the writer; returns how many readings it stored that were not there."""

@@ -16,12 +16,12 @@ from pathlib import Path
 import msgspec
 
 from gateway.core import validation
+from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
 from gateway.store import chunks, hot, rollups, rows
 from gateway.store.damaged_file import damaged_store
 from gateway.store.migrations import PACKED_SINCE, version_of
 from gateway.store.renewal import newest_backup, reading
-from gateway.store.rows import HOUR_MS
 from gateway.store.salvage import Tables, Tally, animal_names, readable
 from gateway.store.salvage_pieces import (
     PartOfHour,

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.buckets import MS_PER_MINUTE, Buckets, bucketed, last_in_minute, motion_of
+from gateway.core.buckets import Buckets, bucketed, last_in_minute, motion_of
+from gateway.core.instants import HOUR_MS, MS_PER_MINUTE
 from gateway.store import chunks, hot
 from gateway.store.chunks import ANIMAL_BITS
 from gateway.store.columns import MISSING
-from gateway.store.rows import HOUR_MS, Row
+from gateway.store.rows import Row
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

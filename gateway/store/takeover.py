@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from gateway.core.instants import DAY_MS, HOUR_MS
 from gateway.store import hot, journal
-from gateway.store.rows import HOUR_MS
 from gateway.store.transactions import transaction
-
-DAY_MS = 24 * HOUR_MS
 
 
 def take_over(db: sqlite3.Connection) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.instants import iso_utc
+from gateway.core.instants import DAY_MS, iso_utc
 from gateway.core.timespan import instant_ms
 from gateway.store.history import CHANNELS, Floats, SeriesTable
 from gateway.web.api import BadParameterError, cow_id_of, only_known
@@ -18,7 +18,7 @@ from gateway.web.api import BadParameterError, cow_id_of, only_known
 POINTS_DEFAULT = 500
 POINTS_MAX = 2000
 """Buckets an animal: 2000 × 4 figures × about 8 bytes are 64 KB a channel."""
-ALL_READINGS_MS_MAX = 24 * 3_600_000
+ALL_READINGS_MS_MAX = DAY_MS
 ALL_READINGS_COWS_MAX = 10
 """Every reading: 10 × 1440 × about 30 bytes = 430 KB."""
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
 from gateway.store import chunks, history, journal, newest, packing, readings, retention, rollups, slices
 from gateway.store.database import Database
 from gateway.store.migrations import migrate, migrations
 from gateway.store.opening import open_readonly
 from gateway.store.readings import Outcome
-from gateway.store.rows import HOUR_MS
 
 HOUR0 = 490_000
 T0 = HOUR0 * HOUR_MS

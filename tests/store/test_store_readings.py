@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.instants import HOUR_MS
 from gateway.core.outbox import Slice
 from gateway.core.readings import FLAG_CLOCK_AHEAD, Reading
 from gateway.store import herd, history, newest, slices
@@ -19,7 +20,7 @@ from gateway.store import readings as store
 from gateway.store.database import Database
 from gateway.store.migrations import migrate, migrations
 from gateway.store.readings import Outcome
-from gateway.store.rows import HOUR_MS, STATE_CODES
+from gateway.store.rows import STATE_CODES
 from tests.conftest import need
 
 T0 = 1_764_081_000_000  # 2025-11-25T14:30:00Z

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.alerts import Alert, State
+from gateway.core.instants import HOUR_MS
 from gateway.core.messages import DeadLetter, Reason
 from gateway.core.readings import Reading
 from gateway.core.severity import Severity
@@ -38,7 +39,6 @@ from gateway.store import (
 from gateway.store.alerts import Transition
 from gateway.store.database import Database
 from gateway.store.opening import open_readonly
-from gateway.store.rows import HOUR_MS
 from gateway.store.salvage import Tally
 from gateway.store.salvage_readings import PIECE_ROWS, Source, hour_ms, spans_ms
 from tests.store import damage

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from gateway.core.baselines import Baselines
 from gateway.core.detectors.wording import lasting, moment
 from gateway.core.findings import Evidence, Finding
-from gateway.core.herd import MS_PER_MINUTE, VIEW_MINUTES, HerdWindow
+from gateway.core.herd import VIEW_MINUTES, HerdWindow
+from gateway.core.instants import MS_PER_MINUTE
 from gateway.core.severity import Severity
 from gateway.core.statistics import row_mean
 
