@@ -45,7 +45,7 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
 
     Args:
         cow: the animal's number, as given.
-        start_ms: UTC epoch ms of the bucket's start, a multiple of its width (plus the offset).
+        start_ms: UTC epoch ms of the bucket's start, a multiple of its width.
         n: readings.
         channels: figures by channel.
     """
@@ -61,9 +61,7 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
         return type(self)(self.cow[chosen], self.start_ms[chosen], self.n[chosen], channels)
 
 
-def bucketed(
-    cow: Int32, timestamp_ms: Int64, values: Mapping[str, Float64], step_ms: int, *, offset_ms: int = 0
-) -> Buckets:
+def bucketed(cow: Int32, timestamp_ms: Int64, values: Mapping[str, Float64], step_ms: int) -> Buckets:
     """Figures per animal and bucket.
 
     Args:
@@ -71,9 +69,8 @@ def bucketed(
         timestamp_ms: UTC epoch ms.
         values: by channel, NaN = not sent.
         step_ms: width of a bucket.
-        offset_ms: shifts the buckets' starts (a local midnight).
     """
-    starts_ms = timestamp_ms - (timestamp_ms - offset_ms) % step_ms
+    starts_ms = timestamp_ms // step_ms * step_ms
     first = np.flatnonzero(_changes(cow) | _changes(starts_ms))
     ends = np.append(first[1:], len(cow))
     return Buckets(

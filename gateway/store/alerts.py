@@ -98,14 +98,6 @@ def open_alerts(db: sqlite3.Connection) -> list[Alert]:
     return [decode(row) for row in rows]
 
 
-def last_episode(db: sqlite3.Connection, subject: str, kind: str) -> Alert | None:
-    """The newest episode of this trouble of this subject, open or ended."""
-    row = db.execute(
-        f"{_SELECT} WHERE subject = ? AND kind = ? ORDER BY episode DESC LIMIT 1", (subject, kind)
-    ).fetchone()
-    return None if row is None else decode(row)
-
-
 def latest_episodes(db: sqlite3.Connection) -> list[Alert]:
     """The newest episode of every (subject, kind): what a restart needs for dedup and cooldown."""
     rows = db.execute(

@@ -79,7 +79,7 @@ def test_alert_round_trip_and_history(db: Database) -> None:
     last = step(State.RESOLVED, T0 + 9, "active")
     db.write_now(lambda con: alerts.save(con, ended, last))
     assert db.read_now(alerts.open_alerts) == []
-    assert db.read_now(lambda con: alerts.last_episode(con, "FEVER_TEST", "fever")) == ended
+    assert db.read_now(lambda con: alerts.recent(con, "FEVER_TEST", 1)) == [ended]
     assert db.read_now(lambda con: alerts.history(con, ended.id)) == [step(State.ACTIVE), last]
 
 
@@ -95,7 +95,6 @@ def test_episodes(db: Database) -> None:
     recent = db.read_now(lambda con: alerts.recent(con, "FEVER_TEST", 2))
     assert [a.episode for a in recent] == [3, 2]
     assert db.read_now(lambda con: alerts.recent(con, None, 1))[0].subject == "OTHER"
-    assert db.read_now(lambda con: alerts.last_episode(con, "FEVER_TEST", "estrus")) is None
     with pytest.raises(sqlite3.IntegrityError):
         db.write_now(lambda con: alerts.save(con, alert(episode=3), None))
     with pytest.raises(StoreError, match="alert 99 is not in the store"):
