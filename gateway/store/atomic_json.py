@@ -17,6 +17,7 @@ from typing import Any
 
 from tinydb.storages import Storage
 
+from gateway.core.backups import farm_time
 from gateway.errors import StoreError
 from gateway.store.faults import file_error
 
@@ -132,7 +133,8 @@ class AtomicJsonStorage(Storage):
 
     def _newest_backup(self) -> Path | None:
         """Take over the newest readable one; damaged ones are passed over."""
-        for backup in sorted(self._backups.glob("farm_*.json"), reverse=True):
+        found = (file for file in self._backups.glob("*.json") if farm_time(file.name))
+        for backup in sorted(found, reverse=True):
             if self._load(backup) is None:
                 return backup
         return None

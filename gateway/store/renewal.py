@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.core.backups import store_time
 from gateway.errors import StoreError
 from gateway.store import quarantine, salvage
 from gateway.store.damaged_file import damaged_store
@@ -74,8 +75,8 @@ def newest_backup(folder: Path, path: Path, gateway_id: str | None) -> Path | No
         path: the store.
         gateway_id: whose backup it must be; None = any.
     """
-    found = sorted(folder.glob(f"{path.stem}_*.db"), reverse=True)
-    for backup in found[:BACKUPS_LOOKED_AT]:
+    found = (file for file in folder.glob("*.db") if store_time(file.name, path.stem))
+    for backup in sorted(found, reverse=True)[:BACKUPS_LOOKED_AT]:
         try:
             if is_new(backup):
                 continue

@@ -130,6 +130,7 @@ def test_without_a_readable_version_the_newest_readable_backup_is_used(path: Pat
             f'{{"animals": {{"1": {{"cow_id": "{cow_id}"}}}}}}', encoding="utf-8"
         )
     (backups / "farm_20251125_020000.json").write_text('{"anim', encoding="utf-8")
+    (backups / "farm_by_hand.json").write_text("{}", encoding="utf-8")  # nobody knows of when
     path.write_text("{", encoding="utf-8")
     path.with_name("farm.json.previous").write_text("}", encoding="utf-8")
     farm = FarmRegister.open(path, now_ms=NOW)

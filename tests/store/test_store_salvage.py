@@ -392,7 +392,8 @@ def test_damaged_alerts_do_not_stop_the_start_and_come_from_the_backup(path: Pat
     assert database.identity.records.lost["alert_episodes"]
     database.close_now()
     shutil.rmtree(path.parent)
-    with_backup(path, barn)
+    backup = with_backup(path, barn)
+    shutil.copy(backup, backup.with_name("alert_state_by_hand.db"))  # nobody knows of when
     database = open_damaged(path, data)
     assert len(database.read_now(alerts.open_alerts)) == 1
     assert database.identity.from_backup == "alert_state_20251126_020000.db"
