@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -15,6 +14,7 @@ from rich.table import Table
 from gateway.cli.options import ConfigFile, load_config
 from gateway.core.alert_event import event_of
 from gateway.core.alerts import Alert
+from gateway.core.instants import plain_utc
 from gateway.core.readings import Reading, wire_fields
 from gateway.offline import newest_alerts, newest_readings
 
@@ -32,17 +32,17 @@ Columns = dict[str, Callable[[Row], str]]
 
 READING_COLUMNS: Columns[Reading] = {
     "cow": lambda r: r.cow_id,
-    "time (UTC)": lambda r: _iso(r.timestamp_ms),
+    "time (UTC)": lambda r: plain_utc(r.timestamp_ms),
     "°C": lambda r: f"{r.temperature_c:.2f}",
     "fxa g": lambda r: f"{r.fxa_g:.3f}",
     "mya g": lambda r: f"{r.mya_g:.3f}",
     "rza g": lambda r: f"{r.rza_g:.3f}",
     "state": lambda r: r.state or "",
-    "arrived (UTC)": lambda r: _iso(r.received_ms),
+    "arrived (UTC)": lambda r: plain_utc(r.received_ms),
 }
 ALERT_COLUMNS: Columns[Alert] = {
     "id": lambda a: str(a.id),
-    "since (UTC)": lambda a: _iso(a.onset_ms),
+    "since (UTC)": lambda a: plain_utc(a.onset_ms),
     "severity": lambda a: a.severity.label,
     "state": lambda a: a.state.value + (" (late)" if a.late else ""),
     "subject": lambda a: a.subject,
@@ -83,7 +83,3 @@ def print_rows(rows: Sequence[Row], columns: Columns[Row], *, as_json: bool, not
 def as_object(row: Reading | Alert) -> dict[str, Any]:
     """A row as JSON: a reading as it arrived, an alert as the outbox and MQTT show it."""
     return dict(msgspec.to_builtins(event_of(row))) if isinstance(row, Alert) else dict(wire_fields(row))
-
-
-def _iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

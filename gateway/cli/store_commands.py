@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gateway.cli.options import ConfigFile, load_config
+from gateway.core.instants import plain_utc
 from gateway.errors import ChecksFailedError
 from gateway.upkeep import back_up, verify
 from gateway.upkeep import restore as put_back
@@ -48,7 +48,7 @@ def restore(
     if not yes:
         typer.confirm(f"Put {file} in the place of {settings.database.path}?", abort=True)
     done = put_back(settings, file, farm, say=lambda step: print(f"{step} …", flush=True))
-    newest = "none" if done.newest_ms is None else f"{_utc(done.newest_ms)} UTC"
+    newest = "none" if done.newest_ms is None else f"{plain_utc(done.newest_ms)} UTC"
     print(f"restored {settings.database.path}: {done.readings_n} readings, newest {newest}")
     print(f"new epoch {done.epoch}: receivers take what is sent from now on as new")
     print(f"the store before: {done.aside or 'there was none'}")
@@ -92,7 +92,3 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=what, completed=done, total=total or None)
 
         yield show
-
-
-def _utc(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

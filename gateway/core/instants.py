@@ -18,3 +18,8 @@ def iso_utc(instant_ms: int) -> str:
     moment = _EPOCH + timedelta(milliseconds=instant_ms)
     spec = "milliseconds" if instant_ms % 1000 else "seconds"
     return moment.replace(tzinfo=None).isoformat(timespec=spec) + "Z"
+
+
+def plain_utc(instant_ms: int) -> str:
+    """`2025-11-25 14:30:00`, where UTC is said beside it; milliseconds are cut off."""
+    return iso_utc(instant_ms // 1000 * 1000).replace("T", " ").removesuffix("Z")
