@@ -13,7 +13,6 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -31,7 +30,7 @@ from gateway.core.delivery import (
 from gateway.core.outbox import Event, Slice
 from gateway.ports import Clock, Transport
 from gateway.store import history, outbox, slices
-from gateway.store.database import Database
+from gateway.store.database import Connection, Database
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +262,7 @@ class Forward:
         if not moved and not done:
             return
 
-        def commit(db: Any) -> None:  # a connection; its type is the store's affair
+        def commit(db: Connection) -> None:
             if moved:
                 outbox.advance(db, self._destination, seq)
             for part in done:

@@ -12,7 +12,6 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -21,7 +20,7 @@ from gateway.errors import NetworkError, StoreError
 from gateway.store import alerts as alert_rows
 from gateway.store import history, newest
 from gateway.store import readings as reading_rows
-from gateway.store.database import Database
+from gateway.store.database import Connection, Database
 from gateway.web import api, series, views
 from gateway.web.status import GatewayStatus, Health, judge
 
@@ -196,7 +195,7 @@ class WebServer:
         return _json([api.alert_object(row) for row in chosen[:limit]])
 
     async def _page(self, _: web.Request) -> web.Response:
-        def look(db: Any) -> views.Page:  # a connection; its type is the store's affair
+        def look(db: Connection) -> views.Page:
             shown = views.ENDED_SHOWN + len(still_open := alert_rows.open_alerts(db))
             return views.Page(
                 status=status,
@@ -218,7 +217,7 @@ class WebServer:
         return web.Response(body=self._style, content_type="text/css", charset="utf-8")
 
 
-def _ask(db: Any, wanted: series.SeriesQuery) -> history.SeriesTable:
+def _ask(db: Connection, wanted: series.SeriesQuery) -> history.SeriesTable:
     span = wanted.from_ms, wanted.to_ms
     if wanted.points is None:
         return history.series(db, wanted.cow_ids, *span, wanted.channels)
