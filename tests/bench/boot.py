@@ -1,6 +1,6 @@
 """The start of a gateway on a full store: 1000 animals × 15 days, a reading a minute.
 
-The newest 48 h lie in `hot` minute by minute; of the days before there is one reading an hour, and
+The newest 48 h lie in `hot_readings` minute by minute; of the days before there is one reading an hour, and
 the hourly figures of all but the last hours are rolled up: what a rebuild reads is as in a barn.
 `python -m tests.bench.boot` prints a line a figure; `--animals` and `--days` make it smaller.
 """
@@ -29,12 +29,13 @@ from gateway.services.rebuild import Rebuild
 from gateway.store import chunks, columns, hot, journal, rollups
 from gateway.store.database import Connection, Database
 from tests.bench.load import connect_packet, publish_packet
+from tests.bench.processes import free_port, memory_mb
 from tests.conftest import ROOT
 from tests.e2e.gateway_process import running_gateway, until
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 RAW_HOURS = 48
-"""What lies in `hot` before it is packed (DESIGN, "Store layout")."""
+"""What lies in `hot_readings` before it is packed (DESIGN, "Store layout")."""
 WINDOW_MS = 20
 """Commit window of the gateway under test."""
 
@@ -128,19 +129,12 @@ class TimedLock:
         self._lock.release()
 
 
-def _rss_mb(name: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) / 1024
-    return float("nan")
-
-
 async def rebuild(path: Path) -> dict[str, float]:
     """In a process of its own: one rebuild in a worker thread beside an event loop that is watched."""
     database = Database.open(path)
     lock: Any = TimedLock()
     windows = Windows()
-    before_mb, cpu_s, began_s = _rss_mb("VmRSS"), time.process_time(), time.perf_counter()
+    before_mb, cpu_s, began_s = memory_mb("VmRSS"), time.process_time(), time.perf_counter()
     work = Rebuild(database, windows, lock)
     lock.held_s_max = 0.0  # nobody feeds yet
     running = asyncio.create_task(asyncio.to_thread(work.run))
@@ -159,8 +153,8 @@ async def rebuild(path: Path) -> dict[str, float]:
         "lag_p99_ms": sorted(lags_s)[int(len(lags_s) * 0.99)] * 1000,
         "lag_ms": max(lags_s) * 1000,
         "windows_mb": windows.nbytes / 2**20,
-        "grown_mb": _rss_mb("VmRSS") - before_mb,
-        "peak_mb": _rss_mb("VmHWM") - before_mb,
+        "grown_mb": memory_mb("VmRSS") - before_mb,
+        "peak_mb": memory_mb("VmHWM") - before_mb,
     }
     await database.close()
     return figures
@@ -185,7 +179,7 @@ def _first_puback_s(port: int, began_s: float, answer: list[float]) -> None:
 
 def start(home: Path) -> dict[str, float]:
     """A real process on that store: start → first PUBACK, start → windows rebuilt."""
-    port, http_port = (_free_port() for _ in range(2))
+    port, http_port = (free_port() for _ in range(2))
     answer: list[float] = []
     began_s = time.perf_counter()
     asker = threading.Thread(target=_first_puback_s, args=(port, began_s, answer))
@@ -197,12 +191,6 @@ def start(home: Path) -> dict[str, float]:
         line = next(line for line in gateway.log().splitlines()[::-1] if "Windows rebuilt" in line)
     print(f"  its log: {line.partition(' - ')[2]}")
     return {"puback_s": answer[0], "rebuilt_s": rebuilt_s}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def report(animals: int = 1000, days: int = 15) -> None:

@@ -29,10 +29,15 @@ def cpu_s(pid: int) -> float:
 
 def rss_mb(pid: int) -> float:
     """Its resident memory."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmRSS"):
+    return memory_mb("VmRSS", pid)
+
+
+def memory_mb(field: str, pid: int | None = None) -> float:
+    """A line of /proc/PID/status, by default of this process: VmRSS (now), VmHWM (the peak)."""
+    for line in Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
-    return float("nan")
+    raise AssertionError(f"/proc/{pid or 'self'}/status has no {field}")
 
 
 def load(port: int, connections: int, count: int, in_flight: int) -> dict[str, float]:

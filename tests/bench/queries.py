@@ -26,7 +26,7 @@ from gateway.store import history
 from gateway.store.database import Connection
 from gateway.store.opening import open_readonly
 from tests.bench.barn_day import START_MS
-from tests.bench.processes import free_port, load
+from tests.bench.processes import free_port, load, memory_mb
 from tests.bench.seasons import ANIMALS, DAYS, END_MS, build
 from tests.bench.stores import DAY_MS
 from tests.conftest import ROOT
@@ -69,26 +69,19 @@ def _day(db: Connection, cow_ids: list[str] | None, from_ms: int) -> history.Ser
     return history.series(db, cow_ids, from_ms, from_ms + DAY_MS, CHANNELS)
 
 
-def _status_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"/proc/self/status has no {field}")
-
-
 def _answer(path: Path, number: int) -> dict[str, float]:
     """Ask one question in this process: first and median time, and how far the peak of memory rose."""
     with open_readonly(path) as db:
         db.execute("SELECT count(*) FROM animals").fetchone()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-        before_mb = _status_mb("VmRSS")
+        before_mb = memory_mb("VmRSS")
         took_ms, cpu_ms = [], []
         for _ in range(REPEATS):
             began, cpu_began = time.perf_counter(), time.process_time()
             rows = len(QUESTIONS[number].ask(db).timestamp_ms)
             took_ms.append((time.perf_counter() - began) * 1000)
             cpu_ms.append((time.process_time() - cpu_began) * 1000)
-    grown_mb = _status_mb("VmHWM") - before_mb
+    grown_mb = memory_mb("VmHWM") - before_mb
     return {
         "first_ms": took_ms[0],
         "median_ms": statistics.median(took_ms),

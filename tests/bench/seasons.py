@@ -7,7 +7,6 @@ only that is encoded anew. Each day's copy is checked by decoding one of it.
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,6 @@ FIRST_HOUR = START_MS // HOUR_MS
 Int64 = npt.NDArray[np.int64]
 
 _BATCH_WINDOW_MS = HOUR_MS
-_CRC_BYTES = 4
 
 
 def build(directory: Path) -> GatewayStore:
@@ -63,9 +61,8 @@ class _Template(NamedTuple):
     def moved(self, days: int) -> tuple[int, int, int, bytes]:
         """The row of `chunks` with the same readings `days` later."""
         body = columns.encode([self.instants + days * DAY_MS]) + self.rest
-        data = zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body
         key = chunks.key(self.hour + days * DAY_H, self.animal)
-        return key, self.rows_n, self.arrival_hour + days * DAY_H, data
+        return key, self.rows_n, self.arrival_hour + days * DAY_H, columns.seal(body)
 
 
 def _templates(db: Connection) -> list[_Template]:
@@ -75,8 +72,9 @@ def _templates(db: Connection) -> list[_Template]:
     for slice_, rows_n, arrival_hour, data in db.execute(query, span):
         instants = chunks.decode(data, [chunks.TS_MS]).column[chunks.TS_MS]
         head = columns.encode([instants])
-        assert data[_CRC_BYTES:].startswith(head), "a chunk no longer begins with its instants"
-        rest = data[_CRC_BYTES + len(head) :]
+        body = columns.unseal(data)
+        assert body.startswith(head), "a chunk no longer begins with its instants"
+        rest = body[len(head) :]
         found.append(_Template(*chunks.hour_and_animal(slice_), rows_n, arrival_hour, instants, rest))
     return found
 

@@ -14,8 +14,9 @@ from tinydb import TinyDB, where
 
 from gateway.core.findings import Finding
 from gateway.core.readings import Reading, wire_fields
+from gateway.core.retention import RetentionPolicy
 from gateway.drivers.clock import ManualClock
-from gateway.services.housekeep import Housekeep, RetentionPolicy
+from gateway.services.housekeep import Housekeep
 from gateway.store import readings, rows
 from gateway.store.database import Database
 from tests.bench.barn_day import HOUR_MS, START_MS
