@@ -19,13 +19,11 @@ import numpy.typing as npt
 
 from gateway.core.instants import HOUR_MS, iso_utc
 from gateway.errors import StoreError
-from gateway.store import columns
+from gateway.store import columns, slice_key
 from gateway.store.columns import MISSING
 from gateway.store.rows import Row
 
 Int64 = npt.NDArray[np.int64]
-ANIMAL_BITS = 16
-"""Room for 65,535 animals in a slice's key; decision 9 admits 5000."""
 # fmt: off
 (TS_MS, TEMPERATURE, FXA, MYA, RZA, SXG, LYG, DZG, MOTION, STATE, DELAY, FLAGS) = range(12)
 # fmt: on
@@ -58,16 +56,6 @@ class Cells(msgspec.Struct, frozen=True, eq=False):
 
     column: dict[int, Int64]
     words: tuple[str, ...] = ()
-
-
-def key(hour: int, animal: int) -> int:
-    """A slice as `chunks.slice`."""
-    return hour << ANIMAL_BITS | animal
-
-
-def hour_and_animal(slice_: int) -> tuple[int, int]:
-    """`chunks.slice` taken apart."""
-    return slice_ >> ANIMAL_BITS, slice_ & (1 << ANIMAL_BITS) - 1
 
 
 @contextmanager
@@ -144,13 +132,13 @@ def by_instant(data: bytes) -> dict[int, Row]:
 
 def get(db: sqlite3.Connection, hour: int, animal: int) -> bytes | None:
     """The chunk of a slice, or None."""
-    row = db.execute("SELECT data FROM chunks WHERE slice = ?", (key(hour, animal),)).fetchone()
+    row = db.execute("SELECT data FROM chunks WHERE slice = ?", (slice_key.of(hour, animal),)).fetchone()
     return None if row is None else row[0]
 
 
 def set_aside(db: sqlite3.Connection, slice_: tuple[int, int], now_ms: int) -> int:
     """Move a damaged chunk out of everybody's way; returns how many readings it was to hold."""
-    where = (key(*slice_),)
+    where = (slice_key.of(*slice_),)
     row = db.execute("SELECT rows_n, data FROM chunks WHERE slice = ?", where).fetchone()
     if row is None:
         return 0
@@ -162,4 +150,4 @@ def set_aside(db: sqlite3.Connection, slice_: tuple[int, int], now_ms: int) -> i
 def newest_hour(db: sqlite3.Connection) -> int:
     """Data hour of the newest chunk; -1 without any. Readings behind it need no look at chunks."""
     (newest,) = db.execute("SELECT max(slice) FROM chunks").fetchone()
-    return -1 if newest is None else int(newest) >> ANIMAL_BITS
+    return -1 if newest is None else slice_key.apart(newest)[0]

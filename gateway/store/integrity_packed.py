@@ -17,7 +17,7 @@ import numpy as np
 from gateway.core.instants import HOUR_MS, HOURS_PER_DAY, iso_utc
 from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
-from gateway.store import chunks, hot, journal, rollups
+from gateway.store import chunks, hot, journal, rollups, slice_key
 from gateway.store.journal import SliceKey
 from gateway.store.transactions import snapshot
 
@@ -52,7 +52,7 @@ def packed_faults(db: sqlite3.Connection, path: Path, progress: Progress) -> lis
                 break
             for hour, group in groupby(batch, key=lambda one: one.hour):
                 found += _hour_faults(db, path, hour, list(group), names)
-        after = chunks.key(batch[-1].hour, batch[-1].animal)
+        after = slice_key.of(batch[-1].hour, batch[-1].animal)
         done += len(batch)
     return found[:FAULTS_MAX]
 
@@ -64,7 +64,7 @@ def _batch(db: sqlite3.Connection, after: int) -> list[_Chunk]:
     )
     found = []
     for slice_, rows_n, data in rows:
-        hour, animal = chunks.hour_and_animal(slice_)
+        hour, animal = slice_key.apart(slice_)
         found.append(_Chunk(hour, animal, rows_n, data))
     return found
 
@@ -119,13 +119,13 @@ def _readings_by_figures(db: sqlite3.Connection, hour: int) -> dict[int, int]:
     counted: dict[int, int] = {}
     rows = db.execute(
         "SELECT day_animal, data FROM rollups WHERE day_animal >= ? AND day_animal < ?",
-        (chunks.key(day, 0), chunks.key(day + 1, 0)),
+        (slice_key.of(day, 0), slice_key.of(day + 1, 0)),
     )
     for day_animal, data in rows:
         column = rollups.decode(data, (0, 1))
         if column is None:
             continue
-        counted[chunks.hour_and_animal(day_animal)[1]] = int(column[1][column[0] == of_day].sum())
+        counted[slice_key.apart(day_animal)[1]] = int(column[1][column[0] == of_day].sum())
     return counted
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
-from gateway.store import chunks, hot
+from gateway.store import chunks, hot, slice_key
 from gateway.store.rows import Row, decode
 from gateway.store.transactions import snapshot
 
@@ -75,7 +75,7 @@ def _newest_packed(db: sqlite3.Connection, hour: int) -> Iterator[tuple[str, Row
     rows = db.execute(
         "SELECT a.cow_id, a.id, c.data FROM animals a CROSS JOIN chunks c"
         " ON c.slice = (a.last_hour << ?) | a.id WHERE a.last_hour = ?",
-        (chunks.ANIMAL_BITS, hour),
+        (slice_key.ANIMAL_BITS, hour),
     )
     for cow_id, number, data in rows:
         with chunks.named(hour, number):
@@ -84,7 +84,7 @@ def _newest_packed(db: sqlite3.Connection, hour: int) -> Iterator[tuple[str, Row
 
 def _packed_backwards(db: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
     for slice_, data in db.execute("SELECT slice, data FROM chunks ORDER BY slice DESC"):
-        yield (*chunks.hour_and_animal(slice_), data)
+        yield (*slice_key.apart(slice_), data)
 
 
 def _packed_of(db: sqlite3.Connection, number: int, hours: range) -> Iterator[tuple[int, int, bytes]]:

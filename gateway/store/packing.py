@@ -12,7 +12,7 @@ from itertools import groupby
 
 import msgspec
 
-from gateway.store import chunks, hot, journal, spans
+from gateway.store import chunks, hot, journal, slice_key, spans
 from gateway.store.journal import SliceKey
 
 PACK_AFTER_H = 48
@@ -105,7 +105,7 @@ def apply(db: sqlite3.Connection, piece: Piece) -> int:
         "INSERT INTO chunks (slice, rows_n, arrival_hour, data) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (slice) DO UPDATE SET rows_n = excluded.rows_n, data = excluded.data,"
         " arrival_hour = max(arrival_hour, excluded.arrival_hour)",
-        ((chunks.key(*one.slice_), one.rows_n, piece.due.arrival_hour, one.data) for one in ready),
+        ((slice_key.of(*one.slice_), one.rows_n, piece.due.arrival_hour, one.data) for one in ready),
     )
     return hot.delete_hour(db, piece.hour, [one.slice_[1] for one in ready])
 

@@ -12,8 +12,7 @@ from collections.abc import Collection
 import msgspec
 
 from gateway.core.instants import HOURS_PER_DAY
-from gateway.store import chunks, journal, outbox
-from gateway.store.chunks import ANIMAL_BITS
+from gateway.store import journal, outbox, slice_key
 
 ROWS_PER_STEP = 500
 """Rows of the smaller tables that one call deletes: about 5 ms."""
@@ -83,7 +82,7 @@ def drop_readings(db: sqlite3.Connection, arrival_hour: int, *, undelivered_too:
     for hour, animal in going:
         row = db.execute(
             "DELETE FROM chunks WHERE slice = ? AND arrival_hour <= ? RETURNING rows_n",
-            (chunks.key(hour, animal), arrival_hour),
+            (slice_key.of(hour, animal), arrival_hour),
         ).fetchone()
         if row is not None:
             readings += row[0]
@@ -103,7 +102,7 @@ def drop_rollups(db: sqlite3.Connection, before_hour: int) -> int:
     gone = db.execute(
         "DELETE FROM rollups WHERE day_animal IN (SELECT day_animal FROM rollups"
         " WHERE day_animal < ? AND arrival_hour < ? ORDER BY day_animal LIMIT ?)",
-        (before_hour // HOURS_PER_DAY << ANIMAL_BITS, before_hour, ROWS_PER_STEP),
+        (slice_key.of(before_hour // HOURS_PER_DAY, 0), before_hour, ROWS_PER_STEP),
     ).rowcount
     count(db, "dropped_rollups", gone)
     return gone

@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from gateway.core.buckets import Buckets, Figures, joined, widened
 from gateway.core.instants import HOUR_MS, HOURS_PER_DAY
-from gateway.store import columns, journal, spans
-from gateway.store.chunks import ANIMAL_BITS
+from gateway.store import columns, journal, slice_key, spans
 from gateway.store.columns import MISSING
 from gateway.store.spans import COLUMNS, MOTION_G, STATE_MINUTES
 
@@ -37,6 +36,8 @@ _PER_CHANNEL = 5  # n, low, mean, high, last
 _STATES = _FIRST + _PER_CHANNEL * len(CHANNELS)
 _WIDTH = _STATES + len(STATE_MINUTES)
 _MEAN_FINER = 10
+_FEW = 8
+"""Animals up to which their days are looked up one by one: 90 days of 8 are 720 keys."""
 _ALL = (*CHANNELS, *STATE_MINUTES)
 
 
@@ -116,7 +117,7 @@ def renew(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[D
     day = hour // HOURS_PER_DAY
     days = []
     for at, animal in enumerate(found.cow.tolist()):
-        key = day << ANIMAL_BITS | animal
+        key = slice_key.of(day, animal)
         table = _encode(found.take(np.array([at])))
         row = db.execute("SELECT data FROM rollups WHERE day_animal = ?", (key,)).fetchone()
         if row is not None:
@@ -192,17 +193,17 @@ def _reckoned(
 def _stored(
     db: sqlite3.Connection, animals: Collection[int] | None, days: range
 ) -> Iterator[tuple[int, int, bytes]]:
-    if animals is not None and len(animals) <= 8:
-        keys = [day << ANIMAL_BITS | animal for day in days for animal in sorted(animals)]
+    if animals is not None and len(animals) <= _FEW:
+        keys = [slice_key.of(day, animal) for day in days for animal in sorted(animals)]
         query = "SELECT day_animal, data FROM rollups WHERE day_animal IN (SELECT value FROM json_each(?))"
         rows = db.execute(query, (json.dumps(keys),))
     else:
         query = "SELECT day_animal, data FROM rollups WHERE day_animal >= ? AND day_animal < ?"
-        rows = db.execute(query, (days.start << ANIMAL_BITS, days.stop << ANIMAL_BITS))
+        rows = db.execute(query, (slice_key.of(days.start, 0), slice_key.of(days.stop, 0)))
     for key, data in rows:
-        animal = key & (1 << ANIMAL_BITS) - 1
+        day, animal = slice_key.apart(key)
         if animals is None or animal in animals:
-            yield key >> ANIMAL_BITS, animal, data
+            yield day, animal, data
 
 
 def _places(channels: Sequence[str]) -> list[int]:

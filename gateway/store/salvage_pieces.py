@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
-from gateway.store import chunks, hot, journal, readings, rows, slices
+from gateway.store import chunks, hot, journal, readings, rows, slice_key, slices
 from gateway.store.rows import Row
 
 Piece = Callable[[sqlite3.Connection], int]
@@ -76,7 +76,7 @@ def insert_chunks(part: list[WholeChunk], undelivered: set[PartOfHour]) -> Piece
                 continue
             db.execute(
                 "INSERT INTO chunks (slice, rows_n, arrival_hour, data) VALUES (?, ?, ?, ?)",
-                (chunks.key(one.hour, number), len(chunk.rows), chunk.arrival_hour, chunk.data),
+                (slice_key.of(one.hour, number), len(chunk.rows), chunk.arrival_hour, chunk.data),
             )
             journal.mark(db, [(chunk.arrival_hour, one.hour, number)])
             readings.widen_hours(db, {(one.hour, number)})
@@ -99,7 +99,7 @@ def insert_rollups(db: sqlite3.Connection, part: list[tuple[int, str, int, bytes
     db.executemany(
         "INSERT OR IGNORE INTO rollups (day_animal, arrival_hour, data) VALUES (?, ?, ?)",
         (
-            (chunks.key(day, numbers[cow_id]), arrival_hour, data)
+            (slice_key.of(day, numbers[cow_id]), arrival_hour, data)
             for day, cow_id, arrival_hour, data in part
             if cow_id in numbers
         ),

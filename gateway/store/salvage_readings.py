@@ -18,7 +18,7 @@ import msgspec
 from gateway.core import validation
 from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
-from gateway.store import chunks, hot, rollups, rows
+from gateway.store import chunks, hot, rollups, rows, slice_key
 from gateway.store.damaged_file import damaged_store
 from gateway.store.migrations import PACKED_SINCE, version_of
 from gateway.store.renewal import newest_backup, reading
@@ -61,7 +61,7 @@ CHUNKS = Table(
     "chunks",
     ("slice",),
     ("slice", "rows_n", "arrival_hour", "data"),
-    keys_to=(YEAR_2100_MS // HOUR_MS) << chunks.ANIMAL_BITS,
+    keys_to=slice_key.of(YEAR_2100_MS // HOUR_MS, 0),
 )
 ROLLUPS = Table("rollups", ("day_animal",), ("day_animal", "arrival_hour", "data"))
 LIKELY = 256
@@ -159,7 +159,7 @@ def _gaps_ms(lost: Tables) -> list[Gap]:
 
 def hour_ms(slice_: int) -> int:
     """When a slice begins, UTC epoch milliseconds."""
-    return (slice_ >> chunks.ANIMAL_BITS) * HOUR_MS
+    return slice_key.apart(slice_)[0] * HOUR_MS
 
 
 def readings_in(counts: dict[str, int]) -> int:
@@ -256,7 +256,7 @@ def _rollup_pieces(
 ) -> Iterator[Piece]:
     part: list[tuple[int, str, int, bytes]] = []
     for day_animal, arrival_hour, data in _rows(source, ROLLUPS, tally, spans):
-        day, animal = chunks.hour_and_animal(day_animal)
+        day, animal = slice_key.apart(day_animal)
         whole = type(data) is bytes and type(arrival_hour) is int and rollups.decode(data) is not None
         if not whole or animal not in names:
             tally.count(ROLLUPS.name, refused=1)
@@ -338,7 +338,7 @@ def _keys(part: list[WholeChunk]) -> dict[tuple[int, int], PartOfHour]:
 
 def _whole_chunk(slice_: int, arrival_hour: object, data: object, names: dict[int, str]) -> WholeChunk | None:
     """A chunk whose checksum is good, with its rows; None for any other."""
-    hour, animal = chunks.hour_and_animal(slice_)
+    hour, animal = slice_key.apart(slice_)
     cow_id = names.get(animal)
     if cow_id is None or type(data) is not bytes or type(arrival_hour) is not int:
         return None

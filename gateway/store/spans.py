@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from gateway.core.buckets import Buckets, bucketed, last_in_minute, motion_of
 from gateway.core.instants import HOUR_MS, MS_PER_MINUTE
-from gateway.store import chunks, hot
-from gateway.store.chunks import ANIMAL_BITS
+from gateway.store import chunks, hot, slice_key
 from gateway.store.columns import MISSING
-from gateway.store.rows import Row
+from gateway.store.rows import STATE_CODES, Row
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -39,7 +38,7 @@ COLUMNS = {
 """What a reading holds: name → column of `hot_readings`, place in a chunk, steps a unit."""
 MOTION_G = "motion_g"
 """Reckoned from the axes: motion without gravity (decision 1)."""
-STATE_MINUTES = ("lying", "standing", "walking", "feeding", "ruminating", "drinking", "other")
+STATE_MINUTES = (*STATE_CODES, "other")
 """Reckoned from `state`: minutes whose last reading says so; the numbers 1 to 6, and other words."""
 _AXES = ("fxa_g", "mya_g", "rza_g")
 REPORTED = "motion_intensity"
@@ -58,15 +57,15 @@ def packed(
         return
     (herd_n,) = db.execute("SELECT count(*) FROM animals").fetchone()
     if len(animals) * _FEW < herd_n:
-        keys = [chunks.key(hour, a) for hour in range(from_hour, to_hour) for a in sorted(animals)]
+        keys = [slice_key.of(hour, a) for hour in range(from_hour, to_hour) for a in sorted(animals)]
         rows = db.execute(
             f"{_CHUNKS} IN (SELECT value FROM json_each(?)) ORDER BY slice", (json.dumps(keys),)
         )
     else:
-        span = chunks.key(from_hour, 0), chunks.key(to_hour, 0)
+        span = slice_key.of(from_hour, 0), slice_key.of(to_hour, 0)
         rows = db.execute(f"{_CHUNKS} >= ? AND slice < ? ORDER BY slice", span)
     for slice_, data in rows:
-        hour, animal = chunks.hour_and_animal(slice_)
+        hour, animal = slice_key.apart(slice_)
         if animal in animals:
             yield hour, animal, data
 
@@ -93,13 +92,13 @@ def hours_with_data(db: sqlite3.Connection, from_hour: int, to_hour: int) -> Ite
     hour = from_hour
     while hour < to_hour:
         instant = hot.first_ms(db, hour * HOUR_MS)
-        first = (chunks.key(hour, 0),)
+        first = (slice_key.of(hour, 0),)
         (slice_,) = db.execute("SELECT min(slice) FROM chunks WHERE slice >= ?", first).fetchone()
         candidates = []
         if instant is not None:
             candidates.append(instant // HOUR_MS)
         if slice_ is not None:
-            candidates.append(slice_ >> ANIMAL_BITS)
+            candidates.append(slice_key.apart(slice_)[0])
         hour = min(candidates, default=to_hour)
         if hour < to_hour:
             yield hour
@@ -258,7 +257,7 @@ class Everyone(Collection[int]):
         return iter(())
 
     def __len__(self) -> int:
-        return 1 << ANIMAL_BITS
+        return 1 << slice_key.ANIMAL_BITS
 
 
 def in_units(column: Int64, name: str) -> Float64:

@@ -26,7 +26,7 @@ import numpy as np
 from gateway.core.buckets import joined
 from gateway.core.windows import Windows
 from gateway.services.rebuild import Rebuild
-from gateway.store import chunks, columns, hot, journal, rollups
+from gateway.store import columns, hot, journal, rollups, slice_key
 from gateway.store.database import Connection, Database
 from tests.bench.load import connect_packet, publish_packet
 from tests.bench.processes import free_port, memory_mb
@@ -78,7 +78,7 @@ def _roll_up_day(db: Connection, from_hour: int, animals: int) -> None:
     for cow in everyone:
         table = rollups._encode(figures.take(figures.cow == cow))
         data = columns.seal(columns.encode(list(table)))
-        made.append(rollups.Day(from_hour // 24 << chunks.ANIMAL_BITS | cow, data))
+        made.append(rollups.Day(from_hour // 24 << slice_key.ANIMAL_BITS | cow, data))
     rollups.write(db, made, from_hour + 24)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.store import chunks, columns, journal
+from gateway.store import chunks, columns, journal, slice_key
 from gateway.store.database import Connection
 from tests.bench.barn_day import HOUR_MS, START_MS, arrivals, commits
 from tests.bench.stores import DAY_MS, GatewayStore
@@ -61,12 +61,12 @@ class _Template(NamedTuple):
     def moved(self, days: int) -> tuple[int, int, int, bytes]:
         """The row of `chunks` with the same readings `days` later."""
         body = columns.encode([self.instants + days * DAY_MS]) + self.rest
-        key = chunks.key(self.hour + days * DAY_H, self.animal)
+        key = slice_key.of(self.hour + days * DAY_H, self.animal)
         return key, self.rows_n, self.arrival_hour + days * DAY_H, columns.seal(body)
 
 
 def _templates(db: Connection) -> list[_Template]:
-    span = chunks.key(FIRST_HOUR, 0), chunks.key(FIRST_HOUR + DAY_H, 0)
+    span = slice_key.of(FIRST_HOUR, 0), slice_key.of(FIRST_HOUR + DAY_H, 0)
     query = "SELECT slice, rows_n, arrival_hour, data FROM chunks WHERE slice >= ? AND slice < ?"
     found = []
     for slice_, rows_n, arrival_hour, data in db.execute(query, span):
@@ -75,7 +75,7 @@ def _templates(db: Connection) -> list[_Template]:
         body = columns.unseal(data)
         assert body.startswith(head), "a chunk no longer begins with its instants"
         rest = body[len(head) :]
-        found.append(_Template(*chunks.hour_and_animal(slice_), rows_n, arrival_hour, instants, rest))
+        found.append(_Template(*slice_key.apart(slice_), rows_n, arrival_hour, instants, rest))
     return found
 
 
@@ -99,7 +99,7 @@ def _repeat_first_day(db: Connection, templates: list[_Template], day: int) -> N
     db.execute(
         "INSERT INTO rollups SELECT day_animal + ?1, arrival_hour + ?2, data FROM rollups"
         " WHERE day_animal < ?3",
-        (day << chunks.ANIMAL_BITS, day * DAY_H, (FIRST_HOUR // DAY_H + 1) << chunks.ANIMAL_BITS),
+        (day << slice_key.ANIMAL_BITS, day * DAY_H, (FIRST_HOUR // DAY_H + 1) << slice_key.ANIMAL_BITS),
     )
     for cursor in (journal.CLOSED, journal.ROLLED, journal.PACKED):
         journal.advance(db, cursor, FIRST_HOUR + (day + 1) * DAY_H - 1)

@@ -16,7 +16,7 @@ from gateway.core.retention import RetentionPolicy, budget_bytes
 from gateway.drivers.clock import ManualClock
 from gateway.services import housekeep
 from gateway.services.housekeep import Housekeep
-from gateway.store import chunks, journal, readings, retention, slices
+from gateway.store import journal, readings, retention, slice_key, slices
 from gateway.store.database import Database
 
 HOUR_MS = 3_600_000
@@ -118,7 +118,7 @@ def test_a_store_over_its_budget_lets_the_oldest_go_and_tells_once(tmp_path: Pat
         assert service.size.used_bytes <= barn.budget
         assert barn.count("chunks") < packed
         left = barn.database.read_now(lambda db: db.execute("SELECT min(slice) FROM chunks").fetchone()[0])
-        assert left >> chunks.ANIMAL_BITS > HOUR0, "the oldest went"
+        assert left >> slice_key.ANIMAL_BITS > HOUR0, "the oldest went"
         assert barn.count("hot_readings") == 48 * 60 * 8, "what is not packed yet stays"
         (told,) = barn.told
         assert told.kind == "store_budget"
@@ -161,7 +161,7 @@ def test_a_damaged_chunk_is_set_aside_and_told_and_the_rest_goes_on(tmp_path: Pa
         await barn.database.write(
             lambda db: (
                 db.execute(
-                    "UPDATE chunks SET data = zeroblob(9) WHERE slice = ?", (chunks.key(HOUR0, 1),)
+                    "UPDATE chunks SET data = zeroblob(9) WHERE slice = ?", (slice_key.of(HOUR0, 1),)
                 ).rowcount
             )
         )

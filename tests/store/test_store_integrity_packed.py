@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.readings import Reading
 from gateway.errors import ChecksFailedError
-from gateway.store import backup, chunks, journal, packing, readings, restore, rollups
+from gateway.store import backup, journal, packing, readings, restore, rollups, slice_key
 from gateway.store.database import Database
 from gateway.store.integrity import verify
 from tests.store import release_1
@@ -78,7 +78,7 @@ def change(db: Database, *statements: str) -> None:
             other.execute(statement)
 
 
-FIRST = f"slice = {chunks.key(FIRST_HOUR, 1)}"
+FIRST = f"slice = {slice_key.of(FIRST_HOUR, 1)}"
 PLACE = "table chunks, 2025-11-24T16:00:00Z of COW_1"
 
 
