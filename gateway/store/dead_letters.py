@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from gateway.core.messages import DeadLetter, Reason
+from gateway.store import meta
 
 DEAD_LETTERS_MAX = 10_000
 """Newest ones that are kept. At worst (4 KiB of payload, 2 KB of names) 65 MB; usually 0.4 KB each."""
@@ -17,6 +18,7 @@ TEXT_CHARS_MAX = 1024
 COW_ID_CHARS_MAX = 64
 """Names come from a sender that is already in the wrong; MQTT would let each be 64 KiB."""
 
+_DROPPED = "dead_letters_dropped"
 _COLUMNS = "received_ms, topic, payload, client_id, reason, text, cow_id"
 
 
@@ -44,11 +46,7 @@ def add(db: sqlite3.Connection, letters: Sequence[DeadLetter]) -> None:
         "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?", (DEAD_LETTERS_MAX,)
     ).rowcount
     if cut:
-        db.execute(
-            "INSERT INTO meta (key, value) VALUES ('dead_letters_dropped', ?)"
-            " ON CONFLICT (key) DO UPDATE SET value = value + excluded.value",
-            (cut,),
-        )
+        meta.add(db, _DROPPED, cut)
 
 
 def count(db: sqlite3.Connection) -> int:
@@ -59,8 +57,7 @@ def count(db: sqlite3.Connection) -> int:
 
 def dropped(db: sqlite3.Connection) -> int:
     """Letters that had to go since the store was made, because newer ones needed their place."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'dead_letters_dropped'").fetchone()
-    return int(row[0]) if row else 0
+    return int(meta.get(db, _DROPPED) or 0)
 
 
 def recent(db: sqlite3.Connection, limit: int) -> list[DeadLetter]:

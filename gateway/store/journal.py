@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.store import meta
+
 CLOSED, ROLLED, PACKED = "closed_hour", "rolled_hour", "packed_hour"
 """Cursors in `meta`: the newest arrival hour that is closed, rolled up, packed."""
 
@@ -36,11 +38,7 @@ def cursors(db: sqlite3.Connection) -> Cursors:
 
 def advance(db: sqlite3.Connection, cursor: str, arrival_hour: int) -> None:
     """Move a cursor forward; it never goes back here."""
-    db.execute(
-        "INSERT INTO meta (key, value) VALUES (?, ?)"
-        " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
-        (cursor, arrival_hour),
-    )
+    meta.raise_to(db, cursor, arrival_hour)
 
 
 def mark(db: sqlite3.Connection, touched: Iterable[tuple[int, int, int]]) -> None:

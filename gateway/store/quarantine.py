@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.errors import StoreError
+from gateway.store import meta
 from gateway.store.damaged_file import VIEW, damaged_store
 from gateway.store.faults import StoreDamagedError, damaged, file_error
 from gateway.store.migrations import APPLICATION_ID
@@ -115,15 +116,15 @@ def remember_sources(db: sqlite3.Connection, sources: tuple[str, ...]) -> None:
     """Write down which damaged files are still to be salvaged; none ends it. Inside a transaction."""
     if sources:
         text = msgspec.json.encode(sources).decode()
-        db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (_SALVAGE_KEY, text))
+        meta.put(db, _SALVAGE_KEY, text)
     else:
-        db.execute("DELETE FROM meta WHERE key = ?", (_SALVAGE_KEY,))
+        meta.remove(db, _SALVAGE_KEY)
 
 
 def sources_of(db: sqlite3.Connection) -> tuple[str, ...]:
     """Names of the damaged files this store still has to salvage, newest first."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (_SALVAGE_KEY,)).fetchone()
-    return () if row is None else msgspec.json.decode(row[0], type=tuple[str, ...])
+    text = meta.get(db, _SALVAGE_KEY)
+    return () if text is None else msgspec.json.decode(text, type=tuple[str, ...])
 
 
 def prune(path: Path, unfinished: tuple[str, ...]) -> list[str]:
@@ -170,10 +171,10 @@ def _same_store(path: Path, note: _Note) -> bool:
         return True
     try:
         with contextlib.closing(connect_readonly(path, timeout_s=0)) as db:
-            row = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+            epoch = meta.get(db, "epoch")
     except sqlite3.Error:
         return True
-    return row is None or row[0] == note.epoch
+    return epoch in {None, note.epoch}
 
 
 def _is_ours(path: Path) -> bool:

@@ -17,8 +17,9 @@ import msgspec
 
 from gateway.core.backups import store_time
 from gateway.errors import StoreError
-from gateway.store import quarantine, salvage
+from gateway.store import meta, quarantine, salvage
 from gateway.store.damaged_file import damaged_store
+from gateway.store.identity import epoch, renew_epoch
 from gateway.store.opening import connect_readonly, is_new, probe
 from gateway.store.quarantine import Recovery
 from gateway.store.salvage import RECORDS_S_MAX, Tally
@@ -97,17 +98,16 @@ def reading(store: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _gateway_id(db: sqlite3.Connection) -> str | None:
-    row = db.execute("SELECT value FROM meta WHERE key = 'gateway_id'").fetchone()
-    return None if row is None else str(row[0])
+    kept = meta.get(db, "gateway_id")
+    return None if kept is None else str(kept)
 
 
 def _ids(db: sqlite3.Connection, kept_id: str | None, *, renew: bool) -> Identity:
-    gateway_id = kept_id or f"gw-{secrets.token_hex(6)}"
-    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('gateway_id', ?)", (gateway_id,))
-    how = "REPLACE" if renew else "IGNORE"
-    db.execute(f"INSERT OR {how} INTO meta (key, value) VALUES ('epoch', ?)", (secrets.token_hex(6),))
-    kept = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('gateway_id', 'epoch')"))
-    return Identity(str(kept["gateway_id"]), str(kept["epoch"]))
+    if meta.get(db, "gateway_id") is None:
+        meta.put(db, "gateway_id", kept_id or f"gw-{secrets.token_hex(6)}")
+    if renew or meta.get(db, "epoch") is None:
+        renew_epoch(db)
+    return Identity(str(_gateway_id(db)), epoch(db))
 
 
 def _take_over(bad: Path, spare: sqlite3.Connection | None, db: sqlite3.Connection) -> tuple[Tally, bool]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from gateway.errors import ChecksFailedError, StoreError
 from gateway.store import newest
 from gateway.store.backup import ROOM_RESERVE_BYTES, give_to, read_register, write_whole
 from gateway.store.faults import store_error
+from gateway.store.identity import renew_epoch
 from gateway.store.integrity import verify
 from gateway.store.migrations import migrate, migrations
 from gateway.store.opening import is_new, make_directory, probe
@@ -163,16 +163,11 @@ def _prepare(source: Path, new: Path, owner: tuple[int, int]) -> tuple[str, int,
                 "move old files away first",
             )
         snapshot.copy_to(new, pause_s=0.0)
-    epoch = secrets.token_hex(6)
     try:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
             migrate(db, migrations())
             take_over(db)
-            db.execute(
-                "INSERT INTO meta (key, value) VALUES ('epoch', ?)"
-                " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (epoch,),
-            )
+            epoch = renew_epoch(db)
             readings_n, newest_ms = _contents(db)
         _sync(new)
         give_to(new, owner)

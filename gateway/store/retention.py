@@ -12,7 +12,7 @@ from collections.abc import Collection
 import msgspec
 
 from gateway.core.instants import HOURS_PER_DAY
-from gateway.store import journal, outbox, slice_key
+from gateway.store import journal, meta, outbox, slice_key
 
 ROWS_PER_STEP = 500
 """Rows of the smaller tables that one call deletes: about 5 ms."""
@@ -145,11 +145,7 @@ def drop_events(db: sqlite3.Connection, before_ms: int, destinations: Collection
 def count(db: sqlite3.Connection, what: str, n: int) -> None:
     """Add to a counter that lives as long as the store."""
     if n:
-        db.execute(
-            "INSERT INTO meta (key, value) VALUES (?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET value = value + excluded.value",
-            (what, n),
-        )
+        meta.add(db, what, n)
 
 
 def dropped(db: sqlite3.Connection) -> dict[str, int]:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from gateway.core.outbox import Slice
+from gateway.store import meta
 from gateway.store.journal import SliceKey
 
 
@@ -40,10 +41,7 @@ def claim(db: sqlite3.Connection, limit: int) -> list[Slice]:
     ).fetchall()
     if not rows:
         return []
-    (number,) = db.execute(
-        "INSERT INTO meta (key, value) VALUES ('claims', 1)"
-        " ON CONFLICT (key) DO UPDATE SET value = value + 1 RETURNING value"
-    ).fetchone()
+    number = meta.add(db, "claims", 1)
     db.executemany(
         "UPDATE undelivered SET claim = ? WHERE hour = ? AND animal = ?",
         ((number, hour, animal) for hour, animal, _ in rows),
