@@ -273,7 +273,7 @@ def test_damage_met_while_running_ends_the_process_once_and_the_next_start_salva
     port, http_port = free_ports(2)
     home = tmp_path / "barn"
     store = home / "data" / "alert_state.db"
-    write_history(store, cows=1000, minutes=420)
+    write_history(store, cows=1000, minutes=470)
     assert store.stat().st_size > 16 * 2**20
     lost = damage_newest_leaf(store)
     with running_gateway(home, port, http_port, wait=False, **QUICK) as gateway:
@@ -282,6 +282,6 @@ def test_damage_met_while_running_ends_the_process_once_and_the_next_start_salva
     with running_gateway(home, port, http_port, **QUICK) as gateway:
         gateway.wait_for_log("were salvaged", timeout_s=300)
         assert gateway.stop() == 0
-    assert count(store) == 420_000 - lost
+    assert count(store) == 470_000 - lost
     started = re.findall("Testing database connection", gateway.log())
     assert len(started) == 2
