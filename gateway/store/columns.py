@@ -25,8 +25,9 @@ Int64 = npt.NDArray[np.int64]
 
 MISSING = -(2**63)
 """Stands for "not sent" in a column; no scaled value of a sensor comes near it."""
-ROWS_MAX = 1 << 20
-"""Rows a decoder believes: a damaged count must not ask for the machine's memory."""
+ROWS_MAX = 3_600_000
+"""Rows a decoder believes: an hour has no more instants. A damaged count must not ask for the machine's
+memory, and what was packed must come back, however fast a collar sent."""
 _CRC_BYTES = 4
 _WIDTH_MAX = 62
 _OFFSET, _DELTA, _RUNS, _GAPS = range(4)

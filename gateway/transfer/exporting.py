@@ -66,7 +66,8 @@ def export(
 
     Raises:
         StoreError: there is no store, or it cannot be read.
-        ConfigError: an animal that never sent a reading; a file that cannot be written.
+        ConfigError: an animal that never sent a reading; a file that cannot be written, or a pipe or
+            device, in whose place a file would be put.
         BrokenPipeError: the reader of standard output has seen enough.
     """
     with open_readonly(Path(config.database.path)) as db:
@@ -79,9 +80,12 @@ def export(
         hours = history.raw(db, selection.from_ms, selection.to_ms, selection.cow_ids or None)
         if output is None:
             return Exported(_write(sys.stdout.buffer, hours, form or "csv", moved))
+        if output.exists() and not output.is_file():
+            hint = "name a file; without --output it goes to standard output"
+            raise ConfigError(f"Cannot write {output}: it is a folder, a pipe or a device", hint=hint)
         form = form or by_suffix(output) or "csv"
         try:
-            with replacing(output) as file:
+            with replacing(output.resolve()) as file:  # a link goes on being one
                 if output.suffix != ".gz":
                     return Exported(_write(file, hours, form, moved))
                 # mtime 0: the same readings are the same file.

@@ -44,6 +44,12 @@ def test_any_columns_come_back_as_they_were(table: list[list[int]]) -> None:
     assert only[last].tolist() == arrays[last].tolist()
 
 
+def test_an_hour_with_a_reading_every_millisecond_comes_back() -> None:
+    instants = 1_764_000_000_000 + np.arange(3_600_000)
+    found, _ = columns.decode(columns.encode([instants]), {0})
+    assert np.array_equal(found[0], instants)
+
+
 @pytest.mark.parametrize(
     ("column", "bytes_max"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import resource
 import tempfile
 from datetime import UTC
@@ -86,9 +87,22 @@ def test_what_cannot_be_exported_is_named_and_leaves_no_file(barn: Barn, tmp_pat
     with pytest.raises(ConfigError, match=r"Cannot write .*out\.csv: No such file or directory"):
         export(barn.config, Selection(), tmp_path / "none" / "out.csv", None)
     (tmp_path / "taken.csv").mkdir()
-    with pytest.raises(ConfigError, match=r"Cannot write .*taken\.csv: Is a directory"):
+    with pytest.raises(ConfigError, match=r"Cannot write .*taken\.csv: it is a folder"):
         export(barn.config, Selection(), tmp_path / "taken.csv", None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["barn", "taken.csv"]
+
+
+def test_links_are_followed_and_pipes_and_devices_are_not_replaced(barn: Barn, tmp_path: Path) -> None:
+    store(barn, FULL)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "far.csv")
+    export(barn.config, Selection(), tmp_path / "link.csv", None)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len((tmp_path / "far.csv").read_bytes().splitlines()) == 2
+    os.mkfifo(tmp_path / "pipe.csv")
+    for output in (tmp_path / "pipe.csv", Path()):
+        with pytest.raises(ConfigError, match="it is a folder, a pipe or a device"):
+            export(barn.config, Selection(), output, None)
+    assert (tmp_path / "pipe.csv").is_fifo()
 
 
 def test_a_disk_that_takes_no_more_leaves_the_export_before_in_place(barn: Barn, tmp_path: Path) -> None:
@@ -157,6 +171,11 @@ def test_what_is_exported_and_imported_is_what_was_stored(rows: list[Reading], s
         ("2025-11-10T12:00:00Z", NOON_MS),
         ("2025-11-10T13:00:00.5+01:00", NOON_MS + 500),
         ("2025-11-10", NOON_MS - 43_200_000),
+        # What lies outside of the years 1 to 9999 could not be shown.
+        ("-99999999999999999999d", -62_135_596_800_000),
+        (f"-{'9' * 400}d", -62_135_596_800_000),
+        ("0001-01-01T00:00:00+14:00", -62_135_596_800_000),
+        ("9999-12-31T23:59:59-14:00", 253_402_300_799_999),
     ],
 )
 def test_a_moment_as_a_person_types_it(text: str, expected_ms: int) -> None:
