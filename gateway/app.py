@@ -61,6 +61,8 @@ BACKUP_LOOK_S: Final = 60.0
 """How often it is asked whether a backup is due."""
 BACKUP_FIRST_S: Final = 10.0
 """The first time: after the windows have been read, so that the two do not compete for the card."""
+HOUSEKEEPING_FIRST_S: Final = 5.0
+"""Soon after a start: whether the clock was right is noted before much has arrived."""
 HOUSEKEEPING_S: Final = 60.0
 """How often the store is put in order; it has work once an hour."""
 
@@ -269,7 +271,7 @@ class Gateway:
             else:
                 first_s = min(schedule.interval_s, FIRST_RUN_S_MAX)
                 self.jobs.every(job, schedule.interval_s, partial(self.detect.run, job), first_s=first_s)
-        self.jobs.every("housekeeping", HOUSEKEEPING_S, self.housekeep.run)
+        self.jobs.every("housekeeping", HOUSEKEEPING_S, self.housekeep.run, first_s=HOUSEKEEPING_FIRST_S)
         if self.config.backup.enabled:
             self.jobs.every("backup", BACKUP_LOOK_S, self._back_up, first_s=BACKUP_FIRST_S)
         if self._own_schedule:

@@ -30,6 +30,7 @@ from gateway.core.delivery import (
 from gateway.core.outbox import Event, Slice
 from gateway.ports import Clock, Transport
 from gateway.store import history, outbox, slices
+from gateway.store.chunks import ChunkError
 from gateway.store.database import Connection, Database
 
 log = logging.getLogger(__name__)
@@ -211,9 +212,12 @@ class Forward:
         while self._cycle:
             if trouble := await self._send_events():
                 return trouble
-            if isinstance(answer := await self._send_slice(self._cycle[0]), RetryLater):
+            answer = await self._send_slice(self._cycle[0])
+            if isinstance(answer, RetryLater):
                 return answer
-            self._acknowledged.append(self._cycle.popleft())
+            part = self._cycle.popleft()
+            if answer is not None:
+                self._acknowledged.append(part)
             await self._settle_if_due()
         return None
 
@@ -230,8 +234,11 @@ class Forward:
             self._cycle_due_s = now_s + (0.0 if full else self._interval_s)
         return bool(changed)
 
-    async def _send_slice(self, part: Slice) -> Delivered | RetryLater | Rejected:
-        rows = await self._database.read(lambda db: history.slice_readings(db, part))
+    async def _send_slice(self, part: Slice) -> Delivered | RetryLater | Rejected | None:
+        try:
+            rows = await self._database.read(lambda db: history.slice_readings(db, part))
+        except ChunkError:  # the housekeeping sets it aside and tells; what is left goes with a later cycle
+            return None
         topic = slice_topic(self._prefix, self._database.gateway_id, part.cow_id)
         for body in slice_messages(part, rows, self._database.gateway_id):
             answer = await self._deliver(topic, body)

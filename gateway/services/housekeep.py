@@ -7,22 +7,24 @@ none of them waits for more than one piece (about 20 ms on a laptop).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import TypeVar
 
 from gateway.core.findings import Finding, told_of_gateway
+from gateway.core.instants import DAY_MS, HOUR_MS
 from gateway.core.retention import RetentionPolicy
 from gateway.errors import StoreError
 from gateway.ports import Clock
-from gateway.store import chunks, journal, packing, retention, rollups
-from gateway.store.database import Connection, Database
+from gateway.store import chunks, journal, meta, packing, retention, rollups
+from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+T = TypeVar("T")
+
 ARRIVAL_HOURS_PER_RUN = 24
 """Hours of arrival that one run rolls up, packs or lets go: after a long outage of the clock or a big
 import it catches up a day a minute, and other work of the schedule is not starved."""
@@ -38,7 +40,10 @@ GIVE_BACK_PER_RUN = 16
 """Such transactions a run: 16 MiB a minute."""
 FREE_SHARE_KEPT = 0.25
 FREE_BYTES_KEPT = 64 * 1024 * 1024
-"""Room inside the file that stays for what comes: a quarter of it, or 64 MiB, whichever is more."""
+"""Room inside the file that stays for what comes: a quarter of what is used, or 64 MiB (of a small
+budget a quarter), whichever is more."""
+NOTES_PER_WRITE = 2000
+"""Notes of the journal taken out in one transaction: about 5 ms."""
 
 
 class Housekeep:
@@ -80,166 +85,207 @@ class Housekeep:
         self.dropped: dict[str, int] = {}
         """What was let go since the store was made, by kind."""
         self.counters: Counter[str] = Counter()
-        """runs, rolled_hours, packed_rows, late_for_packing, set_aside, given_back_pages."""
+        """runs, rolled_hours, packed_rows, set_aside, given_back_pages."""
 
     async def run(self) -> None:
         """One round. A store that cannot write leaves everything for the next one."""
         now_hour = self._clock.now_ms() // HOUR_MS
         try:
-            if self._clock.trusted():
-                await self._rebase(now_hour)
+            await self._set_aside_damaged()
+            await self._mind_the_clock(now_hour)
             await self._roll_up(now_hour)
             await self._pack(now_hour)
             if self._clock.trusted() and now_hour != self._aged_hour:
-                await self._let_go_old()
+                await self._let_go_old(now_hour)
                 self._aged_hour = now_hour
-            await self._let_go_for_room()
+            await self._let_go_for_room(now_hour)
             await self._give_back()
         except chunks.ChunkError as error:
-            await self._set_aside(error)
+            log.debug("Housekeeping met a damaged chunk, set aside at the next run: %s", error)
         except StoreError as error:
             log.debug("Housekeeping waits for the store: %s", error)  # ingest tells of the outage
         self.counters["runs"] += 1
 
-    # Roll-up -----------------------------------------------------------------------------------
+    async def _set_aside_damaged(self) -> None:
+        """Chunks that anybody has met with a wrong checksum: out of the way of everything behind them."""
+        for slice_, what in self._database.damaged_chunks():
+            now_ms = self._clock.now_ms()
+            lost = await self._database.write(partial(chunks.set_aside, slice_=slice_, now_ms=now_ms))
+            self._database.forget_damaged(slice_)
+            self.counters["set_aside"] += 1
+            log.error("%s; set aside in damaged_chunks", what)
+            await self._report(
+                [told_of_gateway("store_damaged", f"{what}: {lost} readings cannot be read", now_ms)]
+            )
 
-    async def _rebase(self, now_hour: int) -> None:
-        if await self._database.read(lambda db: journal.ahead(db, now_hour)):
-            moved = await self._database.write(lambda db: journal.rebase(db, now_hour))
+    async def _mind_the_clock(self, now_hour: int) -> None:
+        """Notes of arrivals under dates that were wrong move to now: from ahead, and from behind."""
+        if not self._clock.trusted():
+            if await self._database.read(lambda db: meta.get(db, journal.UNTRUSTED)) is None:
+                await self._database.write(journal.clock_is_untrusted)
+            return
+        if await self._database.read(partial(journal.ahead, now_hour=now_hour)):
+            moved = await self._database.write(partial(journal.rebase, now_hour=now_hour))
             log.warning("The clock was ahead and has been set back; %d notes of arrivals moved to now", moved)
+        since = await self._database.read(lambda db: meta.get(db, journal.UNTRUSTED))
+        if since is None:
+            return
+        moved = 0
+        while (
+            hour := await self._database.read(partial(journal.next_hour, behind=since, until=now_hour - 1))
+        ) is not None:
+            moved += await self._database.write(
+                partial(journal.bring_forward, arrival_hour=hour, now_hour=now_hour)
+            )
+        await self._database.write(lambda db: meta.remove(db, journal.UNTRUSTED))
+        log.info("The clock is set; %d notes of arrivals moved to now", moved)
+
+    # Roll-up -----------------------------------------------------------------------------------
 
     async def _roll_up(self, now_hour: int) -> None:
         where = await self._database.read(journal.cursors)
         if where.closed_hour < now_hour - 1:
-            await self._database.write(lambda db: journal.advance(db, journal.CLOSED, now_hour - 1))
+            await self._database.write(
+                partial(journal.advance, cursor=journal.CLOSED, arrival_hour=now_hour - 1)
+            )
         rolled = where.rolled_hour
         for _ in range(ARRIVAL_HOURS_PER_RUN):
-            hour = await self._database.read(lambda db, at=rolled: journal.next_hour(db, at, now_hour - 1))  # type: ignore[misc]
+            hour = await self._database.read(partial(journal.next_hour, behind=rolled, until=now_hour - 1))
             if hour is None:
                 return
             await self._roll_up_hour(hour)
             rolled = hour
 
     async def _roll_up_hour(self, arrival_hour: int) -> None:
-        slices = await self._database.read(lambda db: journal.by_hour(db, arrival_hour))
-        for hour, animals in slices.items():
-            days = await self._database.read(lambda db, h=hour, a=animals: rollups.renew(db, h, a))  # type: ignore[misc]
+        due = await self._database.read(partial(rollups.due, arrival_hour=arrival_hour))
+        for hour, animals in due.items():
+            days = await self._database.read(partial(rollups.renew, hour=hour, animals=animals))
             for part in _parts(days, DAYS_PER_WRITE):
-                await self._database.write(lambda db, p=part: rollups.write(db, p, arrival_hour))  # type: ignore[misc]
-        await self._database.write(lambda db: journal.advance(db, journal.ROLLED, arrival_hour))
+                await self._database.write(partial(rollups.write, days=part, arrival_hour=arrival_hour))
+        await self._database.write(partial(journal.advance, cursor=journal.ROLLED, arrival_hour=arrival_hour))
         self.counters["rolled_hours"] += 1
 
     # Packing -----------------------------------------------------------------------------------
 
     async def _pack(self, now_hour: int) -> None:
         for _ in range(ARRIVAL_HOURS_PER_RUN):
-            due = await self._database.read(lambda db: packing.due(db, now_hour))
+            due = await self._database.read(partial(packing.due, now_hour=now_hour))
             if due is None:
                 return
             for hour in sorted(due.animals):
-                pieces = await self._database.read(lambda db, d=due, h=hour: packing.plan(db, d, h))  # type: ignore[misc]
-                for piece in pieces:
-                    moved = await self._database.write(lambda db, p=piece: packing.apply(db, p))  # type: ignore[misc]
-                    self.counters["packed_rows"] += moved
-            await self._database.write(lambda db, d=due: packing.finish(db, d))  # type: ignore[misc]
-
-    async def _set_aside(self, error: chunks.ChunkError) -> None:
-        """A damaged chunk must not stop everything behind it: out of the way, and told."""
-        if error.slice_ is None:
-            raise error
-        slice_, now_ms = error.slice_, self._clock.now_ms()
-        lost = await self._database.write(lambda db: chunks.set_aside(db, slice_, now_ms))
-        self.counters["set_aside"] += 1
-        log.error("%s; set aside in damaged_chunks", error.message)
-        sentence = f"{error.message}: {lost} readings cannot be read"
-        await self._report([told_of_gateway("store_damaged", sentence, now_ms)])
+                for piece in await self._database.read(partial(packing.plan, due=due, hour=hour)):
+                    self.counters["packed_rows"] += await self._database.write(
+                        partial(packing.apply, piece=piece)
+                    )
+            stale = await self._database.read(partial(packing.superseded, due=due))
+            for part in _parts(stale, NOTES_PER_WRITE):
+                await self._database.write(
+                    partial(journal.forget, arrival_hour=due.arrival_hour, slices=part)
+                )
+            await self._database.write(partial(packing.finish, due=due))
 
     # Letting go --------------------------------------------------------------------------------
 
-    async def _let_go_old(self) -> None:
-        now_ms, policy = self._clock.now_ms(), self._policy
+    async def _let_go_old(self, now_hour: int) -> None:
+        policy = self._policy
 
         def before_ms(days: float) -> int:
-            return now_ms - round(days * DAY_MS)
+            return self._clock.now_ms() - round(days * DAY_MS)
 
-        cutoff_hour = before_ms(policy.readings_days) // HOUR_MS
-        hours = await self._database.read(
-            lambda db: retention.arrival_hours(
-                db, cutoff_hour, DROPS_PER_RUN, undelivered_too=not self._readings_wanted
-            )
+        gone = await self._drop(
+            before_ms(policy.readings_days) // HOUR_MS, now_hour, undelivered_too=not self._readings_wanted
         )
-        gone = 0
-        for hour in hours:
-            done = await self._database.write(
-                lambda db, at=hour: retention.drop_readings(  # type: ignore[misc]
-                    db, at, undelivered_too=not self._readings_wanted
-                )
-            )
-            gone += done.readings
-        if gone:
+        if gone.readings:
             self._log_once(
-                f"{gone} readings that came more than {policy.readings_days:g} days ago are let go"
+                f"{gone.readings} readings that came over {policy.readings_days:g} days ago are let go"
             )
-        await self._small(lambda db: retention.drop_rollups(db, before_ms(policy.rollups_days) // HOUR_MS))
-        await self._small(lambda db: retention.drop_alerts(db, before_ms(policy.alerts_days)))
-        await self._small(lambda db: retention.drop_dead_letters(db, before_ms(policy.dead_letters_days)))
-        await self._small(
-            lambda db: retention.drop_events(db, before_ms(policy.events_days), self._destinations)
-        )
+        for drop in (
+            partial(
+                retention.drop_rollups,
+                before_hour=before_ms(policy.rollups_days) // HOUR_MS,
+                now_hour=now_hour,
+            ),
+            partial(retention.drop_alerts, before_ms=before_ms(policy.alerts_days)),
+            partial(retention.drop_dead_letters, before_ms=before_ms(policy.dead_letters_days)),
+            partial(
+                retention.drop_events,
+                before_ms=before_ms(policy.events_days),
+                destinations=self._destinations,
+            ),
+        ):
+            await self._database.write(drop)
         self.dropped = await self._database.read(retention.dropped)
 
-    async def _small(self, drop: Callable[[Connection], int]) -> None:
-        """Asked of a reader first would cost as much as the empty delete, but that one writes nothing."""
-        await self._database.write(drop)
+    async def _drop(
+        self,
+        before_hour: int,
+        now_hour: int,
+        *,
+        undelivered_too: bool,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> retention.Dropped:
+        """The oldest arrival hours, `DROPS_PER_RUN` at most, until there is enough."""
+        readings = undelivered = 0
+        hours = await self._database.read(
+            partial(
+                retention.arrival_hours,
+                before_hour=before_hour,
+                limit=DROPS_PER_RUN,
+                undelivered_too=undelivered_too,
+            )
+        )
+        for hour in hours:
+            going = await self._database.read(
+                partial(retention.droppable, arrival_hour=hour, undelivered_too=undelivered_too)
+            )
+            for part in _parts(going, retention.SLICES_PER_STEP):
+                done = await self._database.write(
+                    partial(retention.drop_readings, arrival_hour=hour, going=part, now_hour=now_hour)
+                )
+                readings, undelivered = readings + done.readings, undelivered + done.undelivered
+            self.size = await self._database.read(retention.size)
+            if enough():
+                break
+        return retention.Dropped(readings, undelivered)
 
-    async def _let_go_for_room(self) -> None:
+    async def _let_go_for_room(self, now_hour: int) -> None:
         """Over the budget: the oldest readings go, those nobody waits for first."""
         self.budget_bytes = self._budget()
         self.size = await self._database.read(retention.size)
         if self.size.used_bytes <= self.budget_bytes:
             self._pressed = False
             return
-        gone = waiting = 0
         target = self.budget_bytes * BUDGET_EASE
-        for undelivered_too in (not self._readings_wanted, True):
-            hours = await self._database.read(
-                lambda db, too=undelivered_too: retention.arrival_hours(  # type: ignore[misc]
-                    db, 2**40, DROPS_PER_RUN, undelivered_too=too
+        gone = undelivered = 0
+        for too in dict.fromkeys((not self._readings_wanted, True)):
+            if self.size.used_bytes > target:
+                done = await self._drop(
+                    now_hour, now_hour, undelivered_too=too, enough=lambda: self.size.used_bytes <= target
                 )
-            )
-            for hour in hours:
-                if self.size.used_bytes <= target:
-                    break
-                done = await self._database.write(
-                    lambda db, at=hour, too=undelivered_too: retention.drop_readings(  # type: ignore[misc]
-                        db, at, undelivered_too=too
-                    )
-                )
-                gone, waiting = gone + done.readings, waiting + done.undelivered
-                self.size = await self._database.read(retention.size)
+                gone, undelivered = gone + done.readings, undelivered + done.undelivered
         self.dropped = await self._database.read(retention.dropped)
         if not self._pressed:
             self._pressed = True
             sentence = (
                 f"the store has used up its {self.budget_bytes / 2**20:,.1f} MiB: the oldest {gone} readings"
-                f" are let go, {waiting} of them undelivered; their hourly figures stay"
+                f" are let go, {undelivered} of them undelivered; their hourly figures stay"
             )
             log.warning("%s", sentence)
             await self._report([told_of_gateway("store_budget", sentence, self._clock.now_ms())])
 
     async def _give_back(self) -> None:
         """Free pages beyond a reserve go back to the file system, a few at a time; never VACUUM."""
+        kept = min(FREE_BYTES_KEPT, self.budget_bytes // 4)
         for _ in range(GIVE_BACK_PER_RUN):
             size = self.size
             free = size.file_bytes - size.used_bytes
-            if free <= max(FREE_BYTES_KEPT, FREE_SHARE_KEPT * size.file_bytes):
+            if free <= max(kept, FREE_SHARE_KEPT * size.used_bytes):
                 return
-            given = await self._database.write(lambda db: retention.give_back(db, GIVE_BACK_PAGES))
+            given = await self._database.write(partial(retention.give_back, pages=GIVE_BACK_PAGES))
             if not given:
                 return
             self.counters["given_back_pages"] += given
             self.size = await self._database.read(retention.size)
-            await asyncio.sleep(0)
 
     def _log_once(self, sentence: str) -> None:
         if not self._told:
@@ -247,5 +293,5 @@ class Housekeep:
             log.info("Retention: %s, from now on every hour; their hourly figures stay", sentence)
 
 
-def _parts(days: Sequence[rollups.Day], size: int) -> list[Sequence[rollups.Day]]:
-    return [days[at : at + size] for at in range(0, len(days), size)]
+def _parts(whole: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [whole[at : at + size] for at in range(0, len(whole), size)]

@@ -66,6 +66,7 @@ class Rebuild:
         self._held = database.hold_now()
         try:
             self._last_hours = self._held.read_now(lambda db: herd.last_hours(db, ANIMALS_MAX))
+            self._horizon = self._held.read_now(herd.horizon_hour)
         except StoreError:
             self._held.close()
             raise
@@ -84,7 +85,7 @@ class Rebuild:
         try:
             if not self._last_hours:
                 return
-            herd_hour, last_hour = _herd_hour(self._last_hours), max(self._last_hours.values())
+            herd_hour, last_hour = _herd_hour(list(self._last_hours.values()), self._horizon)
             readings_n = self._fill_ring(herd_hour, last_hour)
             first_hour = herd_hour - BINS + 1
             hours_n = self._fill_bins(first_hour, last_hour)
@@ -109,10 +110,10 @@ class Rebuild:
         readings_n = 0
         for hour in range(first_hour, last_hour + 1):
             readings_n += self._load(range(hour, hour + 1), None, newest)
-        # Animals that were last heard of before that: dead collars, test messages of other years.
+        # Animals last heard of before that, or dated ahead of us: dead collars, wrong clocks.
         silent: dict[int, list[str]] = defaultdict(list)
         for cow_id, hour in self._last_hours.items():
-            if hour < first_hour:
+            if hour < first_hour or hour > last_hour:
                 silent[hour].append(cow_id)
         for hour in sorted(silent)[-SILENT_HOURS_MAX:]:
             readings_n += self._load(range(hour - 1, hour + 1), silent[hour], newest)
@@ -190,7 +191,12 @@ def _parts(rows_n: int) -> Iterator[slice]:
         yield slice(start, start + ROWS_PER_HOLD)
 
 
-def _herd_hour(last_hours: dict[str, int]) -> int:
-    """The middle of the last hours of all animals heard lately."""
-    hours = np.array(list(last_hours.values()))
-    return int(np.median(hours[hours > hours.max() - HERD_HOURS]))
+def _herd_hour(last_hours: Sequence[int], horizon: int) -> tuple[int, int]:
+    """The middle of the last hours of all animals heard lately, and the newest of them.
+
+    Hours beyond the horizon come from collars with a wrong clock; unless all are, which means that
+    our own was wrong.
+    """
+    hours = np.array([hour for hour in last_hours if hour <= horizon] or last_hours)
+    newest = int(hours.max())
+    return int(np.median(hours[hours > newest - HERD_HOURS])), newest

@@ -24,6 +24,8 @@ from gateway.store.columns import MISSING
 from gateway.store.rows import Row
 
 Int64 = npt.NDArray[np.int64]
+FORM = 0x11
+"""Says how a chunk is laid out: these columns in this order. Another order, another form."""
 # fmt: off
 (TS_MS, TEMPERATURE, FXA, MYA, RZA, SXG, LYG, DZG, MOTION, STATE, DELAY, FLAGS) = range(12)
 # fmt: on
@@ -81,7 +83,7 @@ def encode(rows: Sequence[Row]) -> bytes:
     table[DELAY] = table[DELAY] // MS_PER_S - table[TS_MS] // MS_PER_S
     tail = msgspec.json.encode(list(words)) if words else b""
     body = columns.encode(table) + tail
-    return columns.seal(body)
+    return columns.seal(FORM, body)
 
 
 def decode(data: bytes, wanted: Collection[int] = _ALL) -> Cells:
@@ -91,7 +93,7 @@ def decode(data: bytes, wanted: Collection[int] = _ALL) -> Cells:
         ChunkError: the checksum is wrong.
     """
     try:
-        body = columns.unseal(data)
+        body = columns.unseal(FORM, data)
         # The words stand behind the last column.
         column, end = columns.decode(body, {*wanted, FLAGS} if STATE in wanted else wanted)
         tail = body[end:] if STATE in wanted else b""

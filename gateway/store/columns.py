@@ -38,21 +38,24 @@ class ColumnsError(ValueError):
     """Bytes that no encoder has written."""
 
 
-def seal(body: bytes) -> bytes:
-    """Bytes with a CRC-32 (little-endian) in front of them."""
-    return zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body
+def seal(form: int, body: bytes) -> bytes:
+    """Bytes behind a CRC-32 (little-endian) and a byte that says how they are laid out."""
+    sealed = bytes([form]) + body
+    return zlib.crc32(sealed).to_bytes(_CRC_BYTES, "little") + sealed
 
 
-def unseal(data: bytes) -> bytes:
+def unseal(form: int, data: bytes) -> bytes:
     """What `seal` was given.
 
     Raises:
-        ColumnsError: the checksum is wrong.
+        ColumnsError: the checksum is wrong, or the layout is not the one asked for.
     """
-    body = data[_CRC_BYTES:]
-    if zlib.crc32(body).to_bytes(_CRC_BYTES, "little") != data[:_CRC_BYTES]:
+    sealed = data[_CRC_BYTES:]
+    if zlib.crc32(sealed).to_bytes(_CRC_BYTES, "little") != data[:_CRC_BYTES]:
         raise ColumnsError("has a wrong checksum")
-    return body
+    if sealed[:1] != bytes([form]):
+        raise ColumnsError(f"is laid out in a way (0x{sealed[:1].hex()}) that this version does not know")
+    return sealed[1:]
 
 
 def encode(columns: Sequence[Int64]) -> bytes:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import StoreError
+from gateway.store.chunks import ChunkError
 from gateway.store.faults import is_damage, is_store_fault, store_error
+from gateway.store.held_store import HeldStore
 from gateway.store.migrations import migrate, migrations
 from gateway.store.opening import connect_reader, connect_writer, make_directory
 from gateway.store.quarantine import Recovery, note_damage, set_aside_if_damaged, sources_of
@@ -35,6 +37,8 @@ Connection = sqlite3.Connection
 WRITES_WAITING_MAX = 256
 """Pieces of work that may wait for the writer. Ingest, alarm and forward keep one each in flight;
 256 × 512 readings × 0.4 KB = 50 MB is the most that could hang on it."""
+DAMAGED_CHUNKS_MAX = 1000
+"""Packed hours noted as damaged at a time; the others are noted once these are set aside."""
 READERS = 2
 """Read-only connections: one for a long chart, one that stays free for short answers."""
 
@@ -122,6 +126,7 @@ class Database:
         self.commits = 0
         self.failures = 0
         self._damage: Future[None] = Future()
+        self._damaged_chunks: dict[tuple[int, int], str] = {}
         self._lock = lock
         self._timeout_s = timeout_s
         self._writer = writer
@@ -185,6 +190,9 @@ class Database:
                 db = connect_reader(self.path, self._timeout_s)
             with snapshot(db):
                 return work(db)
+        except ChunkError as error:
+            self._note_chunk(error)
+            raise
         except sqlite3.Error as error:
             if not is_store_fault(error):
                 raise
@@ -192,7 +200,22 @@ class Database:
         finally:
             self._readers.put(db)
 
-    def hold_now(self) -> Snapshot:
+    def damaged_chunks(self) -> list[tuple[tuple[int, int], str]]:
+        """(hour, animal) of packed hours that a reader could not read, with the fault.
+
+        For the housekeeping, which sets them aside and forgets them here.
+        """
+        return list(self._damaged_chunks.items())
+
+    def forget_damaged(self, slice_: tuple[int, int]) -> None:
+        """A packed hour is out of the way."""
+        self._damaged_chunks.pop(slice_, None)
+
+    def _note_chunk(self, error: ChunkError) -> None:
+        if error.slice_ is not None and len(self._damaged_chunks) < DAMAGED_CHUNKS_MAX:
+            self._damaged_chunks[error.slice_] = error.message
+
+    def hold_now(self) -> HeldStore:
         """The store as it is now, for several pieces of work; blocking.
 
         It keeps one of the readers, and the log from being reset, until it is closed; `close` of
@@ -202,13 +225,13 @@ class Database:
             StoreError: as for `write`.
         """
         db = self._readers.get()
-        held: Snapshot | None = None
+        held: HeldStore | None = None
         try:
             if self._closed:
                 raise self._closed_error()
             if db is None:
                 db = connect_reader(self.path, self._timeout_s)
-            held = Snapshot(self.path, db, self._readers.put, self._fault)
+            held = HeldStore(self.path, db, self._readers.put, self._fault, self._note_chunk)
         except sqlite3.Error as error:
             raise self._fault(error) from error
         finally:
@@ -303,68 +326,6 @@ class Database:
             raise self._fault(error) from error
         self.commits += 1
         return result
-
-
-class Snapshot:
-    """One state of the store, whatever is committed meanwhile; used and closed from any thread.
-
-    Args:
-        path: the store's, for errors.
-        db: a reader outside of any transaction.
-        give_back: takes it again.
-        fault: the error to tell for one of SQLite's.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        db: sqlite3.Connection,
-        give_back: Callable[[sqlite3.Connection], None],
-        fault: Callable[[sqlite3.Error], StoreError],
-    ) -> None:
-        self._path = path
-        self._db: sqlite3.Connection | None = db
-        self._give_back = give_back
-        self._fault = fault
-        self._reading = threading.Lock()
-        db.execute("BEGIN")
-        try:
-            db.execute("SELECT value FROM meta LIMIT 1").fetchone()  # the first read fixes the state
-        except BaseException:  # ended, then raised again
-            db.execute("ROLLBACK")
-            raise
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has been let go."""
-        return self._db is None
-
-    def read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` over it, in the caller's thread.
-
-        Raises:
-            StoreError: the file cannot be read, or the snapshot has been closed.
-        """
-        with self._reading:
-            if self._db is None:
-                raise StoreError(f"{self._path}: this snapshot is closed")
-            try:
-                return work(self._db)
-            except sqlite3.Error as error:
-                if not is_store_fault(error):
-                    raise
-                raise self._fault(error) from error
-
-    def close(self) -> None:
-        """Wait for a piece of work that runs, then let go. Idempotent."""
-        with self._reading:
-            db, self._db = self._db, None
-            if db is not None:
-                try:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                finally:
-                    self._give_back(db)
 
 
 class _Job:

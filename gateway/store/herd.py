@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.instants import HOURS_PER_DAY
 from gateway.store import spans
 
 _COLUMNS = ("temperature_c", "fxa_g", "mya_g", "rza_g", spans.REPORTED)
@@ -58,3 +59,9 @@ def last_hours(db: sqlite3.Connection, limit: int) -> dict[str, int]:
     return dict(
         db.execute("SELECT cow_id, last_hour FROM animals ORDER BY last_hour DESC, id LIMIT ?", (limit,))
     )
+
+
+def horizon_hour(db: sqlite3.Connection) -> int:
+    """The last hour of data that a collar with a right clock can have sent (decision 7)."""
+    (newest,) = db.execute("SELECT max(arrival_hour) FROM arrived").fetchone()
+    return (0 if newest is None else int(newest)) + HOURS_PER_DAY

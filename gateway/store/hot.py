@@ -28,7 +28,7 @@ ANIMAL_BITS = 15
 BLOCK_ROWS = 2048
 """Rows turned into arrays at a time: 2048 × 10 Python numbers are about 0.8 MB, whatever is asked for."""
 _TS_MS_END = 1 << (63 - ANIMAL_BITS)
-_ANIMAL_MASK = (1 << ANIMAL_BITS) - 1
+_ANIMAL_MASK = ANIMALS_MAX = (1 << ANIMAL_BITS) - 1
 
 VALUES = (
     "temperature_centi, fxa_milli, mya_milli, rza_milli, sxg_centi, lyg_centi, dzg_centi, state,"

@@ -18,6 +18,10 @@ from gateway.store import meta
 CLOSED, ROLLED, PACKED = "closed_hour", "rolled_hour", "packed_hour"
 """Cursors in `meta`: the newest arrival hour that is closed, rolled up, packed."""
 
+UNTRUSTED = "untrusted_since"
+"""In `meta` while the clock is not known to be right: notes behind this arrival hour came since."""
+_FOR_EVER = 2**40
+
 SliceKey = tuple[int, int]
 """(hour, animal)."""
 
@@ -69,6 +73,16 @@ def slices_after(db: sqlite3.Connection, arrival_hour: int) -> set[SliceKey]:
     return set(db.execute("SELECT hour, animal FROM arrived WHERE arrival_hour > ?", (arrival_hour,)))
 
 
+def animals_after(db: sqlite3.Connection, arrival_hour: int, hour: int) -> set[int]:
+    """Animals that got readings of an hour of data later than that; a look-up for each arrival hour."""
+    found: set[int] = set()
+    while (later := next_hour(db, arrival_hour, _FOR_EVER)) is not None:
+        rows = db.execute("SELECT animal FROM arrived WHERE arrival_hour = ? AND hour = ?", (later, hour))
+        found.update(animal for (animal,) in rows)
+        arrival_hour = later
+    return found
+
+
 def forget(db: sqlite3.Connection, arrival_hour: int, slices: Iterable[SliceKey]) -> None:
     """Take notes out that a later one stands for, or whose readings are gone."""
     db.executemany(
@@ -89,6 +103,29 @@ def ahead(db: sqlite3.Connection, now_hour: int) -> bool:
     """Whether the clock ran ahead: arrivals are noted, or closed, under hours that have not come yet."""
     (newest,) = db.execute("SELECT max(arrival_hour) FROM arrived").fetchone()
     return cursors(db).closed_hour > now_hour or (newest is not None and newest > now_hour + 1)
+
+
+def clock_is_untrusted(db: sqlite3.Connection) -> None:
+    """Note that from now on nobody knows when readings come."""
+    (newest,) = db.execute(
+        "SELECT max(arrival_hour) FROM arrived WHERE arrival_hour <= ?", (cursors(db).closed_hour,)
+    ).fetchone()
+    meta.put(db, UNTRUSTED, -1 if newest is None else int(newest))
+
+
+def bring_forward(db: sqlite3.Connection, arrival_hour: int, now_hour: int) -> int:
+    """Move the notes of an hour whose date was wrong to this one: what came while the clock was behind.
+
+    Nobody knows when it really came; kept from now on it is kept long enough.
+
+    Returns:
+        Notes that were moved.
+    """
+    db.execute(
+        "INSERT OR IGNORE INTO arrived SELECT ?, hour, animal FROM arrived WHERE arrival_hour = ?",
+        (now_hour, arrival_hour),
+    )
+    return db.execute("DELETE FROM arrived WHERE arrival_hour = ?", (arrival_hour,)).rowcount
 
 
 def rebase(db: sqlite3.Connection, now_hour: int) -> int:

@@ -99,8 +99,8 @@ def apply(db: sqlite3.Connection, piece: Piece) -> int:
     Returns:
         Rows that left `hot_readings`.
     """
-    changed = journal.slices_after(db, piece.due.seen_hour)
-    ready = [one for one in piece.packed if one.slice_ not in changed]
+    changed = journal.animals_after(db, piece.due.seen_hour, piece.hour)
+    ready = [one for one in piece.packed if one.slice_[1] not in changed]
     db.executemany(
         "INSERT INTO chunks (slice, rows_n, arrival_hour, data) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (slice) DO UPDATE SET rows_n = excluded.rows_n, data = excluded.data,"
@@ -110,9 +110,12 @@ def apply(db: sqlite3.Connection, piece: Piece) -> int:
     return hot.delete_hour(db, piece.hour, [one.slice_[1] for one in ready])
 
 
-def finish(db: sqlite3.Connection, due: Due) -> None:
-    """An arrival hour is done: notes that a later one stands for go, and the walk moves on."""
+def superseded(db: sqlite3.Connection, due: Due) -> list[SliceKey]:
+    """Slices of the arrival hour that got readings later: that note stands for them. Reads only."""
     later = journal.slices_after(db, due.arrival_hour)
-    notes = journal.slices_of(db, due.arrival_hour)
-    journal.forget(db, due.arrival_hour, [note for note in notes if note in later])
+    return [one for one in journal.slices_of(db, due.arrival_hour) if one in later]
+
+
+def finish(db: sqlite3.Connection, due: Due) -> None:
+    """An arrival hour is done; the walk moves on."""
     journal.advance(db, journal.PACKED, due.arrival_hour)

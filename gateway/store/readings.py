@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
+from gateway.errors import StoreError
 from gateway.store import chunks, hot, journal, slices
 from gateway.store.rows import Row, encode
 
@@ -77,6 +78,11 @@ def _animals(db: sqlite3.Connection, readings: Sequence[Reading]) -> dict[str, i
             ((cow, hour, hour) for cow, hour in first_seen.items() if cow not in found),
         )
         found = dict(db.execute(query, (wanted,)))
+        if max(found.values()) > hot.ANIMALS_MAX:
+            raise StoreError(
+                f"the store has numbers for {hot.ANIMALS_MAX} animals, and there would be one more",
+                "check for collars that invent ids",
+            )
     return found
 
 

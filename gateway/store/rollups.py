@@ -27,7 +27,12 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-CHANNELS = ("temperature_c", MOTION_G, *(name for name in COLUMNS if name not in {"temperature_c", "state"}))
+FORM = 0x21
+"""Says how a day is laid out: CHANNELS and STATE_MINUTES in their order. Another order, another form."""
+CHANNELS = (
+    *("temperature_c", MOTION_G, "fxa_g", "mya_g", "rza_g"),
+    *("sxg_dps", "lyg_dps", "dzg_dps", "motion_intensity"),
+)
 """What has low, mean, high and last; what baselines ask for first, because reading stops there."""
 _STEPS = {**{name: COLUMNS[name][2] for name in CHANNELS if name != MOTION_G}, MOTION_G: 1000}
 _HOUR, _N = 0, 1
@@ -107,8 +112,24 @@ def buckets(
     return widened(_hours(db, animals, hours, channels), step_ms)
 
 
+def due(db: sqlite3.Connection, arrival_hour: int) -> dict[int, set[int]]:
+    """What an arrival hour makes old: animals by hour of data, hours ascending.
+
+    The first motion of an hour is measured from the hour before, so a late reading there counts here.
+    """
+    touched = journal.by_hour(db, arrival_hour)
+    found = {hour: set(animals) for hour, animals in touched.items()}
+    for hour, animals in touched.items():
+        if hour < arrival_hour:
+            found.setdefault(hour + 1, set()).update(animals)
+    return dict(sorted(found.items()))
+
+
 def renew(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[Day]:
     """Reckon an hour's figures of some animals anew and put them into their days. Reads only.
+
+    Figures of more readings than are there any more (they were let go, or their packed hour is
+    damaged) stay as they are.
 
     Raises:
         ChunkError: a chunk is damaged.
@@ -122,9 +143,12 @@ def renew(db: sqlite3.Connection, hour: int, animals: Collection[int]) -> list[D
         row = db.execute("SELECT data FROM rollups WHERE day_animal = ?", (key,)).fetchone()
         if row is not None:
             kept = _kept(db, row[0], day, animal)
-            table = np.concatenate([kept[:, kept[_HOUR] != table[_HOUR]], table], axis=1)
+            here = kept[_HOUR] == table[_HOUR]
+            if (kept[_N, here] > table[_N]).any():
+                continue  # readings behind these figures are gone; what is left says less
+            table = np.concatenate([kept[:, ~here], table], axis=1)
             table = table[:, np.argsort(table[_HOUR])]
-        days.append(Day(key, columns.seal(columns.encode(list(table)))))
+        days.append(Day(key, columns.seal(FORM, columns.encode(list(table)))))
     return days
 
 
@@ -146,11 +170,13 @@ def _hours(
 ) -> Buckets:
     """Hourly figures of a span: rolled up, and reckoned where something has come since."""
     changed = {
-        (hour, animal)
+        (at, animal)
         for hour, animal in journal.slices_after(db, journal.cursors(db).rolled_hour)
-        if hour in hours and (animals is None or animal in animals)
+        for at in (hour, hour + 1)  # the first motion of an hour is measured from the one before
+        if at in hours and (animals is None or animal in animals)
     }
     parts = []
+    fuller: dict[tuple[int, int], int] = {}
     places = _places(channels)
     days = range(hours.start // HOURS_PER_DAY, -(-hours.stop // HOURS_PER_DAY))
     for day, animal, data in _stored(db, animals, days):
@@ -161,17 +187,36 @@ def _hours(
             continue
         hour = column[_HOUR] + day * HOURS_PER_DAY
         fresh = (hour >= hours.start) & (hour < hours.stop)
-        if changed:
-            fresh &= np.array([(at, animal) not in changed for at in hour.tolist()], np.bool_)
+        for at in np.flatnonzero(fresh).tolist() if changed else ():
+            if (int(hour[at]), animal) in changed:
+                fuller[int(hour[at]), animal] = int(column[_N][at])
         if fresh.any():
             parts.append((np.full(len(hour), animal), column, fresh, hour))
-    found = [_bucket(parts, channels)] if parts else []
+    stored = _bucket(parts, channels) if parts else joined([], channels)
     by_hour: dict[int, set[int]] = defaultdict(set)
-    for hour_, animal in changed:
-        by_hour[hour_].add(animal)
-    for hour_, some in sorted(by_hour.items()):
-        found.append(_reckoned(db, hour_, some, channels))
-    return joined(found, channels)
+    for changed_hour, animal in changed:
+        by_hour[changed_hour].add(animal)
+    anew = joined([_reckoned(db, hour, some, channels) for hour, some in sorted(by_hour.items())], channels)
+    return _fuller(stored, anew, fuller, channels)
+
+
+def _fuller(
+    stored: Buckets, anew: Buckets, counted: dict[tuple[int, int], int], channels: Sequence[str]
+) -> Buckets:
+    """Of hours that are stored and reckoned anew, the figures that more readings stand behind."""
+    keys = zip((anew.start_ms // HOUR_MS).tolist(), anew.cow.tolist(), anew.n.tolist(), strict=True)
+    takes = np.array([n >= counted.get((hour, animal), 0) for hour, animal, n in keys], np.bool_)
+    taken = {
+        (hour, animal)
+        for hour, animal in zip(
+            (anew.start_ms[takes] // HOUR_MS).tolist(), anew.cow[takes].tolist(), strict=True
+        )
+        if (hour, animal) in counted
+    }
+    if taken:
+        places = zip((stored.start_ms // HOUR_MS).tolist(), stored.cow.tolist(), strict=True)
+        stored = stored.take(np.array([place not in taken for place in places], np.bool_))
+    return joined([stored, anew.take(takes)], channels)
 
 
 def _kept(db: sqlite3.Connection, data: bytes, day: int, animal: int) -> Int64:
@@ -268,7 +313,7 @@ def decode(data: bytes, places: Collection[int] = range(_WIDTH)) -> dict[int, In
     Figures are reckoned from the readings, so a damaged day is no loss while those are there.
     """
     try:
-        return columns.decode(columns.unseal(data), places)[0]
+        return columns.decode(columns.unseal(FORM, data), places)[0]
     except columns.ColumnsError:
         return None
 

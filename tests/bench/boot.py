@@ -77,7 +77,7 @@ def _roll_up_day(db: Connection, from_hour: int, animals: int) -> None:
     made = []
     for cow in everyone:
         table = rollups._encode(figures.take(figures.cow == cow))
-        data = columns.seal(columns.encode(list(table)))
+        data = columns.seal(rollups.FORM, columns.encode(list(table)))
         made.append(rollups.Day(from_hour // 24 << slice_key.ANIMAL_BITS | cow, data))
     rollups.write(db, made, from_hour + 24)
 

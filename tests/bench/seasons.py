@@ -62,7 +62,7 @@ class _Template(NamedTuple):
         """The row of `chunks` with the same readings `days` later."""
         body = columns.encode([self.instants + days * DAY_MS]) + self.rest
         key = slice_key.of(self.hour + days * DAY_H, self.animal)
-        return key, self.rows_n, self.arrival_hour + days * DAY_H, columns.seal(body)
+        return key, self.rows_n, self.arrival_hour + days * DAY_H, columns.seal(chunks.FORM, body)
 
 
 def _templates(db: Connection) -> list[_Template]:
@@ -72,7 +72,7 @@ def _templates(db: Connection) -> list[_Template]:
     for slice_, rows_n, arrival_hour, data in db.execute(query, span):
         instants = chunks.decode(data, [chunks.TS_MS]).column[chunks.TS_MS]
         head = columns.encode([instants])
-        body = columns.unseal(data)
+        body = columns.unseal(chunks.FORM, data)
         assert body.startswith(head), "a chunk no longer begins with its instants"
         rest = body[len(head) :]
         found.append(_Template(*slice_key.apart(slice_), rows_n, arrival_hour, instants, rest))

@@ -16,7 +16,7 @@ from gateway.core.retention import RetentionPolicy, budget_bytes
 from gateway.drivers.clock import ManualClock
 from gateway.services import housekeep
 from gateway.services.housekeep import Housekeep
-from gateway.store import journal, readings, retention, slice_key, slices
+from gateway.store import chunks, history, journal, readings, retention, slice_key, slices
 from gateway.store.database import Database
 
 HOUR_MS = 3_600_000
@@ -168,12 +168,14 @@ def test_a_damaged_chunk_is_set_aside_and_told_and_the_rest_goes_on(tmp_path: Pa
         late = Reading("C0", T0 + 30_500, 38.0, 0.1, 0.1, 0.1, received_ms=T0 + 60 * HOUR_MS)
         assert await barn.database.write(lambda db: readings.append(db, [late])) == [readings.Outcome.STORED]
         await barn.clock.advance_to(T0 + 62 * HOUR_MS)
-        await service.run()
+        await service.run()  # meets it
+        await service.run()  # and sets it aside
         assert [told.kind for told in barn.told] == ["store_damaged"]
         assert "60 readings cannot be read" in barn.told[0].sentence
         await service.run()
         assert len(barn.told) == 1
         assert barn.database.read_now(journal.cursors).rolled_hour == HOUR0 + 60
+        assert barn.database.damaged_chunks() == []
 
     run(tmp_path, scene)
 
@@ -270,3 +272,60 @@ def test_free_room_goes_back_to_the_file_system_in_small_pieces(
 def test_the_budget_is_a_share_of_the_partition_or_a_number() -> None:
     assert budget_bytes(RetentionPolicy(), 100) == 70
     assert budget_bytes(RetentionPolicy(disk_mib=64), 100) == 64 * 2**20
+
+
+def test_a_damaged_chunk_that_only_a_reader_meets_is_set_aside_too(tmp_path: Path) -> None:
+    async def scene(barn: Barn) -> None:
+        service = barn.housekeep()
+        await barn.hours(0, 2)
+        await barn.clock.advance_to(T0 + 60 * HOUR_MS)
+        await service.run()
+        await barn.database.write(
+            lambda db: (
+                db.execute(
+                    "UPDATE chunks SET data = zeroblob(9) WHERE slice = ?", (slice_key.of(HOUR0, 2),)
+                ).rowcount
+            )
+        )
+
+        def everything(db: sqlite3.Connection) -> int:
+            return sum(len(part) for part in history.raw(db, 0, 2**50))
+
+        with pytest.raises(chunks.ChunkError):
+            await barn.database.read(everything)
+        await service.run()
+        assert [told.kind for told in barn.told] == ["store_damaged"]
+        assert await barn.database.read(everything) == 5 * 60
+
+    run(tmp_path, scene)
+
+
+def test_readings_taken_while_the_clock_was_months_behind_are_kept_when_it_is_set(tmp_path: Path) -> None:
+    class Pi(ManualClock):
+        set_right = True
+
+        def trusted(self) -> bool:
+            return self.set_right
+
+    async def scene(barn: Barn) -> None:
+        barn.clock = clock = Pi(T0)
+        service = barn.housekeep()
+        await service.run()
+        clock.set_right = False  # off for months; it goes on where the file system's clock was left
+        await barn.hours(1, 6)
+        await clock.advance_to(T0 + 7 * HOUR_MS)
+        await service.run()
+        clock.set_right = True
+        await clock.advance_to(T0 + 24 * 120 * HOUR_MS)
+        for _ in range(5):
+            await service.run()
+            await clock.advance_to(clock.now_ms() + HOUR_MS)
+        assert barn.count("hot_readings") == 6 * 180
+        assert service.dropped == {}
+        await clock.advance_to(clock.now_ms() + 24 * 91 * HOUR_MS)
+        for _ in range(4):
+            await service.run()
+            await clock.advance_to(clock.now_ms() + HOUR_MS)
+        assert service.dropped["dropped_readings"] == 6 * 180
+
+    run(tmp_path, scene)

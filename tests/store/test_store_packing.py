@@ -68,7 +68,7 @@ def keep_house(db: sqlite3.Connection, now_hour: int) -> int:
     """What services/housekeep does, in one go; returns the rows packed."""
     journal.advance(db, journal.CLOSED, now_hour - 1)
     while (hour := journal.next_hour(db, journal.cursors(db).rolled_hour, now_hour - 1)) is not None:
-        for data_hour, animals in journal.by_hour(db, hour).items():
+        for data_hour, animals in rollups.due(db, hour).items():
             rollups.write(db, rollups.renew(db, data_hour, animals), hour)
         journal.advance(db, journal.ROLLED, hour)
     moved = 0
@@ -76,8 +76,19 @@ def keep_house(db: sqlite3.Connection, now_hour: int) -> int:
         for data_hour in due.animals:
             for piece in packing.plan(db, due, data_hour):
                 moved += packing.apply(db, piece)
+        journal.forget(db, due.arrival_hour, packing.superseded(db, due))
         packing.finish(db, due)
     return moved
+
+
+def let_go(db: sqlite3.Connection, before_hour: int, *, undelivered_too: bool) -> retention.Dropped:
+    """What services/housekeep does with old readings, in one go."""
+    gone = undelivered = 0
+    for hour in retention.arrival_hours(db, before_hour, 100, undelivered_too=undelivered_too):
+        going = retention.droppable(db, hour, undelivered_too=undelivered_too)
+        done = retention.drop_readings(db, hour, going, HOUR0 + 24 * 3650)
+        gone, undelivered = gone + done.readings, undelivered + done.undelivered
+    return retention.Dropped(gone, undelivered)
 
 
 def everything(db: sqlite3.Connection) -> list[Reading]:
@@ -305,8 +316,7 @@ def test_hourly_figures_stay_when_the_readings_are_let_go(con: sqlite3.Connectio
     live = rollups.hourly(con, HOUR0, HOUR0 + 3, names)
     keep_house(con, HOUR0 + 60)
     packed = rollups.hourly(con, HOUR0, HOUR0 + 3, names)
-    for hour in retention.arrival_hours(con, 2**40, 100, undelivered_too=True):
-        retention.drop_readings(con, hour, undelivered_too=True)
+    let_go(con, 2**40, undelivered_too=True)
     assert everything(con) == []
     kept = rollups.hourly(con, HOUR0, HOUR0 + 3, names)
 
@@ -363,12 +373,10 @@ def test_undelivered_readings_go_last_and_everything_is_counted(con: sqlite3.Con
     claimed = slices.claim(con, 10)
     slices.delivered(con, claimed[0])  # C00 has been shipped, C01 has not
     keep_house(con, HOUR0 + 60)
-    hours = retention.arrival_hours(con, 2**40, 10, undelivered_too=False)
-    assert [retention.drop_readings(con, hour, undelivered_too=False).readings for hour in hours] == [60]
+    assert let_go(con, 2**40, undelivered_too=False).readings == 60
     assert {r.cow_id for r in everything(con)} == {"C01"}
     assert retention.arrival_hours(con, 2**40, 10, undelivered_too=False) == []
-    hours = retention.arrival_hours(con, 2**40, 10, undelivered_too=True)
-    assert sum(retention.drop_readings(con, hour, undelivered_too=True).undelivered for hour in hours) == 60
+    assert let_go(con, 2**40, undelivered_too=True).undelivered == 60
     assert everything(con) == []
     assert not slices.waiting(con)
     assert retention.dropped(con) == {"dropped_readings": 120, "dropped_undelivered": 60}
@@ -379,8 +387,7 @@ def test_a_late_reading_outlives_its_hour(con: sqlite3.Connection) -> None:
     keep_house(con, HOUR0 + 60)
     late = reading("C00", 30.5, arrived_min=60 * 60)
     readings.append(con, [late])
-    for hour in retention.arrival_hours(con, HOUR0 + 50, 10, undelivered_too=True):
-        retention.drop_readings(con, hour, undelivered_too=True)
+    let_go(con, HOUR0 + 50, undelivered_too=True)
     assert everything(con) == [bare(late)]
     assert slices.waiting(con), "and it is still to be delivered"
     assert keep_house(con, HOUR0 + 60 + 49) == 1
@@ -391,8 +398,8 @@ def test_rolled_up_days_go_by_age_of_data_and_of_arrival(con: sqlite3.Connection
     readings.append(con, herd(1, 60))
     readings.append(con, [reading("OLD", -60 * 24 * 365 * 6, arrived_min=5)])  # an old recording, imported
     keep_house(con, HOUR0 + 60)
-    assert retention.drop_rollups(con, HOUR0 - 24 * 365) == 0
-    assert retention.drop_rollups(con, HOUR0 + 48) == 2
+    assert retention.drop_rollups(con, HOUR0 - 24 * 365, HOUR0 + 99) == 0
+    assert retention.drop_rollups(con, HOUR0 + 48, HOUR0 + 99) == 2
 
 
 def test_a_damaged_day_of_figures_is_reckoned_anew_while_its_readings_are_there(
@@ -412,3 +419,61 @@ def test_a_damaged_day_of_figures_is_reckoned_anew_while_its_readings_are_there(
     assert sorted(mended.values["n"].tolist()) == [60.0] * 5 + [61.0]
     data = con.execute("SELECT data FROM rollups").fetchall()
     assert [rollups.decode(one[0]) is None for one in data] == [False, True], "C01 has not been asked to"
+
+
+def test_figures_of_more_readings_than_are_left_stay(con: sqlite3.Connection) -> None:
+    readings.append(con, herd(1, 60))
+    keep_house(con, HOUR0 + 60)
+    before = rollups.hourly(con, HOUR0, HOUR0 + 1, ("n", "temperature_mean_c"))
+    let_go(con, 2**40, undelivered_too=True)
+    readings.append(con, [reading("C00", 30.5, arrived_min=60 * 60, temperature_c=41.0)])
+    for now_hour in (HOUR0 + 60, HOUR0 + 62, HOUR0 + 120):  # noted, rolled up, packed
+        keep_house(con, now_hour)
+        after = rollups.hourly(con, HOUR0, HOUR0 + 1, ("n", "temperature_mean_c"))
+        assert after.values["n"].tolist() == before.values["n"].tolist() == [60.0]
+        assert after.values["temperature_mean_c"].tolist() == before.values["temperature_mean_c"].tolist()
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+def test_a_late_last_minute_gives_the_next_hour_its_first_motion(
+    con: sqlite3.Connection, rolled: bool
+) -> None:
+    sent = [
+        msgspec.structs.replace(r, motion_intensity=None)
+        for r in herd(1, 120)
+        if r.timestamp_ms != T0 + 59 * 60_000
+    ]
+    readings.append(con, sent)
+    keep_house(con, HOUR0 + 4)
+    assert rollups.hourly(con, HOUR0 + 1, HOUR0 + 2, ("motion_n",)).values["motion_n"].tolist() == [59.0]
+    readings.append(con, [reading("C00", 59, arrived_min=4 * 60 + 1)])
+    if rolled:
+        keep_house(con, HOUR0 + 6)
+    assert rollups.hourly(con, HOUR0 + 1, HOUR0 + 2, ("motion_n",)).values["motion_n"].tolist() == [60.0]
+
+
+def test_what_came_under_a_clock_that_was_behind_is_kept_from_now_on(con: sqlite3.Connection) -> None:
+    readings.append(con, herd(1, 60))
+    months = 24 * 120
+    moved = journal.bring_forward(con, HOUR0, HOUR0 + months)
+    assert moved == 1
+    keep_house(con, HOUR0 + months + 60)
+    assert let_go(con, HOUR0 + months, undelivered_too=True).readings == 0
+    assert let_go(con, HOUR0 + months + 1, undelivered_too=True).readings == 60
+
+
+def test_what_was_packed_under_a_clock_that_ran_ahead_is_let_go_in_the_end(con: sqlite3.Connection) -> None:
+    years = 24 * 365 * 3
+    readings.append(con, [reading("C00", m, arrived_min=years * 60 + m) for m in range(60)])
+    keep_house(con, HOUR0 + years + 60)
+    journal.rebase(con, HOUR0 + 2)
+    keep_house(con, HOUR0 + 60)
+    hours = retention.arrival_hours(con, HOUR0 + 60, 10, undelivered_too=True)
+    done = [
+        retention.drop_readings(
+            con, hour, retention.droppable(con, hour, undelivered_too=True), HOUR0 + 24 * 100
+        ).readings
+        for hour in hours
+    ]
+    assert sum(done) == 60
+    assert everything(con) == []
