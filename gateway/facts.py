@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway import __version__
 from gateway.core.message_stats import MessageStats
 from gateway.web.status import BrokerStatus, DetectorStatus, GatewayStatus, StoreStatus, UplinkStatus
@@ -45,6 +47,7 @@ def of_gateway(gateway: Gateway) -> GatewayStatus:
         uplink=_uplink(gateway),
         silent=gateway.supervisor.silent(),
         troubles=_troubles(gateway),
+        counters=_counters(gateway),
     )
 
 
@@ -62,6 +65,31 @@ def of_opening(opening: Opening, fault: str, panel: str) -> GatewayStatus:
         panel=panel,
         clock_trusted=opening.clock.trusted(),
     )
+
+
+def _counters(gateway: Gateway) -> dict[str, dict[str, int]]:
+    database, windows, backups = gateway.database, gateway.windows, gateway.backups
+    found = {
+        "store": {
+            "commits": database.commits,
+            "failures": database.failures,
+            "writes_waiting": database.writes_waiting,
+            "slowest_write_ms": round(database.slowest_write_s * 1000),
+        },
+        "housekeeping": dict(gateway.housekeep.counters),
+        "backups": {"done": backups.done, "failed": backups.failed},
+        "detectors": dict(gateway.detect.counters),
+        "windows": {
+            "animals": len(windows),
+            "animals_refused": windows.animals_refused,
+            "late_refused": windows.late_refused,
+        },
+    }
+    if gateway.web is not None:
+        found["web"] = {"refused": gateway.web.refused}
+    if gateway.forward is not None:
+        found["uplink"] = msgspec.structs.asdict(gateway.forward.counts)
+    return found
 
 
 def _detectors(gateway: Gateway) -> tuple[DetectorStatus, ...]:

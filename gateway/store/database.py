@@ -56,6 +56,7 @@ class Database:
         backups: the folder with copies of it.
         commits: transactions on disk since it was opened.
         failures: transactions that disk, file or lock refused since it was opened.
+        slowest_write_s: the longest that one took, its way to the disk included.
     """
 
     @classmethod
@@ -125,6 +126,7 @@ class Database:
         self.backups = path.parent
         self.commits = 0
         self.failures = 0
+        self.slowest_write_s = 0.0
         self._damage: Future[None] = Future()
         self._damaged_chunks: dict[tuple[int, int], str] = {}
         self._lock = lock
@@ -316,6 +318,7 @@ class Database:
             del job  # or the last batch would stay in memory until the next one
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        began_s = time.perf_counter()
         try:
             with transaction(self._writer):
                 result = work(self._writer)
@@ -325,6 +328,7 @@ class Database:
             self.failures += 1
             raise self._fault(error) from error
         self.commits += 1
+        self.slowest_write_s = max(self.slowest_write_s, time.perf_counter() - began_s)
         return result
 
 

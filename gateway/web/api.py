@@ -99,6 +99,7 @@ def health_object(status: GatewayStatus) -> dict[str, Any]:
         else {"connected": uplink.connected, "pending": uplink.pending, "target": uplink.target},
         "clock": {"trusted": status.clock_trusted},
         "panel": status.panel,
+        "counters": status.counters,
     }
 
 

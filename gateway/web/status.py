@@ -90,6 +90,7 @@ class GatewayStatus(msgspec.Struct, frozen=True):
         uplink: None when none is configured.
         silent: critical tasks or threads that do not answer; each makes the gateway unhealthy.
         troubles: one sentence for each thing that works worse than it should.
+        counters: what each part has done, and met at its bounds, since the start.
     """
 
     gateway_id: str
@@ -105,6 +106,7 @@ class GatewayStatus(msgspec.Struct, frozen=True):
     uplink: UplinkStatus | None = None
     silent: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
+    counters: dict[str, dict[str, int]] = {}
 
 
 class Verdict(msgspec.Struct, frozen=True):

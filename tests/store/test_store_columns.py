@@ -125,3 +125,18 @@ def test_a_chunk_cut_off_with_a_good_checksum_is_an_error_too() -> None:
     body = chunks.encode([row(at) for at in range(60)])[4:-20]
     with pytest.raises(chunks.ChunkError, match="is cut off"):
         chunks.decode(zlib.crc32(body).to_bytes(4, "little") + body)
+
+
+def test_what_is_on_the_cards_already_stays_readable() -> None:
+    """Bytes as this form was first written: who changes the layout gives it another number."""
+    chunk = bytes.fromhex(
+        "154262ce11034080f9deb6d766e0d403c0a90740943c0102004f0100140100df0d01c14000bf0401001c01c1"
+        "a0000501c14000f40301010102a0400001010000015b226b69636b696e67225d"
+    )
+    assert chunks.rows_of(chunk, 7) == [row(0), row(1, state="kicking", sxg=-288, motion=250), row(2)]
+    assert chunks.encode(chunks.rows_of(chunk, 7)) == chunk
+    other = columns.seal(chunks.FORM + 1, columns.unseal(chunks.FORM, chunk))
+    with pytest.raises(
+        chunks.ChunkError, match=r"laid out in a way \(0x12\)"
+    ):
+        chunks.decode(other)

@@ -186,6 +186,7 @@ def test_health_says_everything_an_operator_asks_first_s0_117(tmp_path: Path) ->
             "uplink": {"connected": True, "pending": 0, "target": "upstream:8883"},
             "clock": {"trusted": True},
             "panel": "healthy",
+            "counters": {},
         }
 
     run(tmp_path, scene)
