@@ -77,7 +77,7 @@ def _counters(gateway: Gateway) -> dict[str, dict[str, int]]:
             "slowest_write_ms": round(database.slowest_write_s * 1000),
         },
         "housekeeping": dict(gateway.housekeep.counters),
-        "backups": {"done": backups.done, "failed": backups.failed},
+        "backups": {"done": backups.done, "failed": backups.failed, "given_up": backups.given_up},
         "detectors": dict(gateway.detect.counters),
         "windows": {
             "animals": len(windows),

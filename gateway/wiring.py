@@ -8,13 +8,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.delivery import BackoffPolicy
-from gateway.core.retention import budget_bytes
+from gateway.core.retention import part_bytes
 from gateway.core.topics import RouteTable, default_routes
 from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
@@ -43,12 +44,29 @@ def ingest_limits(config: Config) -> IngestLimits:
 
 def store_budget(config: Config) -> int:
     """Bytes the store may use, of the partition it lies on; half of them where its backups lie there too."""
-    folder = Path(config.database.path).resolve().parent
-    budget = budget_bytes(config.retention, shutil.disk_usage(folder).total)
-    backups = Path(config.backup.directory).resolve()
-    there = next(place for place in (backups, *backups.parents) if place.exists())
-    shared = config.backup.enabled and there.stat().st_dev == folder.stat().st_dev
-    return budget // 2 if shared else budget
+    total_bytes = shutil.disk_usage(_store_folder(config)).total
+    return part_bytes(config.retention, total_bytes, shared=_on_one_partition(config))
+
+
+def backup_room(config: Config) -> int:
+    """Bytes all backups may use, of the partition they lie on; the store's other half where that is one."""
+    total_bytes = shutil.disk_usage(_backup_folder(config)).total
+    return part_bytes(config.retention, total_bytes, shared=_on_one_partition(config))
+
+
+def _on_one_partition(config: Config) -> bool:
+    store, backups = _store_folder(config), _backup_folder(config)
+    return config.backup.enabled and store.stat().st_dev == backups.stat().st_dev
+
+
+def _store_folder(config: Config) -> Path:
+    return Path(config.database.path).resolve().parent
+
+
+def _backup_folder(config: Config) -> Path:
+    """The folder, or what is there of the path to it."""
+    folder = Path(config.backup.directory).resolve()
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def backups(config: Config, clock: Clock) -> Backups:
@@ -59,6 +77,7 @@ def backups(config: Config, clock: Clock) -> Backups:
         farm=Path(config.store.farm_register),
         folder=Path(config.backup.directory),
         zone=ZoneInfo(config.site.timezone),
+        room_bytes=partial(backup_room, config),
         at=config.backup.at_local,
         keep_days=config.backup.keep_days,
     )

@@ -191,6 +191,16 @@ def test_one_fault(tmp_path: Path, text: str, wanted: str) -> None:
     assert len(found) <= (2 if text.startswith("a:") else 1), found
 
 
+@pytest.mark.parametrize("written", ["readings_days: 3650", "rollups_days: 30", "rollups_days: 89.5"])
+def test_figures_that_would_go_before_their_readings_are_refused_with_both_keys(
+    tmp_path: Path, written: str
+) -> None:
+    (fault,) = faults_of(tmp_path, f"mode: standard\nretention:\n  {written}\n")
+    assert fault.startswith("g.yaml:2: retention: rollups_days (")
+    assert "is below readings_days (" in fault
+    assert not faults_of(tmp_path, "retention:\n  readings_days: 30\n  rollups_days: 30\n")
+
+
 def test_a_wrong_key_is_reported_once_and_its_pairs_are_not(tmp_path: Path) -> None:
     """A port that is no port cannot also be the broker's port."""
     assert faults_of(tmp_path, "uplink:\n  enabled: true\n  host: [a]\n") == [

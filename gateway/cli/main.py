@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -19,10 +20,12 @@ from gateway.cli import panel, query, replay, run, store_commands, transfer
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.core.detection import jobs_without_detectors
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, StoreError
 
 TYPER_USAGE_ERROR = 2
 """What typer ends with when a command or an option is wrong; 2 is the store's code here."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Command = ParamSpec("Command")
 
@@ -36,11 +39,37 @@ def quiet_when_unread(command: Callable[Command, None]) -> Callable[Command, Non
             command(*args, **kwargs)
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is still buffered goes nowhere; otherwise Python's own flush at exit would fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_unwritten()
             raise typer.Exit from None
 
     return quietly
+
+
+def told_when_full(command: Callable[Command, None]) -> Callable[Command, None]:
+    """End a command whose output finds no room (`> /media/stick/all.csv`) with a sentence and code 2."""
+
+    @functools.wraps(command)
+    def telling(*args: Command.args, **kwargs: Command.kwargs) -> None:
+        try:
+            try:
+                command(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in _NO_ROOM or error.filename is not None:
+                raise
+            _drop_unwritten()
+            raise StoreError(
+                f"standard output: {error.strerror}; what was printed is not complete",
+                "free space there, or write to another disk",
+            ) from error
+
+    return telling
+
+
+def _drop_unwritten() -> None:
+    """What is still buffered goes nowhere; otherwise Python's own flush at exit would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -50,13 +79,13 @@ app = typer.Typer(
     help="The barn gateway: broker, store, detectors, light and sound, uplink in one process.",
 )
 app.command("run")(run.run)
-app.command("readings")(quiet_when_unread(query.readings))
-app.command("alerts")(quiet_when_unread(query.alerts))
+app.command("readings")(told_when_full(quiet_when_unread(query.readings)))
+app.command("alerts")(told_when_full(quiet_when_unread(query.alerts)))
 app.command("import")(transfer.import_)
-app.command("export")(quiet_when_unread(transfer.export))
-app.command("backup")(store_commands.backup)
+app.command("export")(told_when_full(quiet_when_unread(transfer.export)))
+app.command("backup")(told_when_full(store_commands.backup))
 app.command("restore")(store_commands.restore)
-app.command("verify-store")(store_commands.verify_store)
+app.command("verify-store")(told_when_full(store_commands.verify_store))
 app.command("replay")(replay.replay)
 app.command("panel-off")(panel.panel_off)
 

@@ -123,3 +123,35 @@ def make_room(sizes: Sequence[tuple[str, int]], missing_bytes: int) -> list[str]
         given_up.append(name)
         missing_bytes -= size_bytes
     return given_up if missing_bytes <= 0 else None
+
+
+def beyond_room(
+    sizes: Iterable[tuple[str, int]], room_bytes: int, now_local: datetime, *, stem: str = STORE_STEM
+) -> list[str]:
+    """Which backups to give up so that all of them together fit: the oldest, never the newest.
+
+    A farm register counts with the store of its stamp and goes with it. The newest is the newest
+    that the clock can vouch for, which one made a moment ago is.
+
+    Args:
+        sizes: (name, bytes) of everything in the folder; names of any other shape do not count.
+        room_bytes: the most that backups may take.
+        now_local: local wall time.
+        stem: the store's.
+
+    Returns:
+        the names, oldest first.
+    """
+    found = dict(sizes)
+    stores = sorted((at, name) for name in found if (at := store_time(name, stem)) is not None)
+    kept = newest(found, now_local, stem) or max((at for at, _ in stores), default=None)
+    pairs = [(at, [name, *({farm_name(at)} & found.keys())]) for at, name in stores]
+    total_bytes = sum(found[name] for _, pair in pairs for name in pair)
+    given_up: list[str] = []
+    for at, pair in pairs:
+        if total_bytes <= room_bytes:
+            break
+        if at != kept:
+            given_up += pair
+            total_bytes -= sum(found[name] for name in pair)
+    return given_up

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -39,10 +40,13 @@ class Backups:
         zone: the site's.
         at: local time of the nightly run.
         keep_days: older backups go, once a newer one is there.
+        room_bytes: the most that all backups together may take; asked in the worker thread after
+            every good backup, because a folder can come to lie on another disk.
 
     Attributes:
         done: backups made since start.
         failed: attempts that failed since start.
+        given_up: backups younger than `keep_days` that went for want of room since start.
         last_error: why the last attempt failed; None after a good one.
         last_path: the newest backup this run of the gateway has made.
     """
@@ -55,6 +59,7 @@ class Backups:
         farm: Path,
         folder: Path,
         zone: ZoneInfo,
+        room_bytes: Callable[[], int],
         at: time = law.AT,
         keep_days: int = law.KEEP_DAYS,
     ) -> None:
@@ -63,6 +68,7 @@ class Backups:
         self._farm = farm
         self._folder = folder
         self._zone = zone
+        self._room_bytes = room_bytes
         self._at = at
         self._keep_days = keep_days
         self._newest: datetime | None = None
@@ -71,6 +77,7 @@ class Backups:
         self._stop = threading.Event()
         self.done = 0
         self.failed = 0
+        self.given_up = 0
         self.last_error: str | None = None
         self.last_path: Path | None = None
 
@@ -121,6 +128,7 @@ class Backups:
             self._tell(made)
             if trusted:  # a clock that is years ahead would call every backup old
                 await asyncio.to_thread(self._expire, now)
+            await asyncio.to_thread(self._fit, now)
         except StoreError as error:
             return None if self._stop.is_set() else self._failure(error)
         self.last_error = None
@@ -141,10 +149,30 @@ class Backups:
         old = law.expired(backup.names(self._folder), now, self._keep_days, stem=self._store.stem)
         backup.delete(self._folder, old)
 
+    def _fit(self, now: datetime) -> None:
+        """What the disk has for backups is theirs and no more: the store's half begins there."""
+        try:
+            room_bytes = self._room_bytes()
+        except OSError as error:
+            raise StoreError(f"{self._folder}: {error.strerror}", "check the disk it lies on") from error
+        stem = self._store.stem
+        names = law.beyond_room(backup.sizes(self._folder), room_bytes, now, stem=stem)
+        backup.delete(self._folder, names)
+        stores = [name for name in names if law.store_time(name, stem)]
+        self.given_up += len(stores)
+        if stores:
+            logger.warning(
+                "Backups in %s may take %d MiB in all; gone: %s",
+                self._folder,
+                room_bytes // 2**20,
+                ", ".join(stores),
+            )
+
     def _tell(self, made: backup.Backup) -> None:
         self.done += 1
         self.last_path = made.path
         logger.info("Backup created: %s", made.path)
+        self.given_up += len(made.given_up)
         if made.given_up:
             logger.warning("No room for all backups in %s; gone: %s", self._folder, ", ".join(made.given_up))
 

@@ -140,7 +140,11 @@ class Salvage:
             outcome.refused = salvage_readings.readings_in(tally.refused)
             if any(tally.lost.values()):
                 spare = await asyncio.to_thread(
-                    Source.backup, self._database.backups, path, self._database.gateway_id, tally.lost
+                    Source.backup,
+                    self._database.backups,
+                    self._database.named,
+                    self._database.gateway_id,
+                    tally.lost,
                 )
                 outcome.from_backup = await self._drain(thread, spare)
         outcome.gaps = salvage_readings.spans_ms(tally)

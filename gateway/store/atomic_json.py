@@ -20,6 +20,7 @@ from tinydb.storages import Storage
 from gateway.core.backups import farm_time
 from gateway.errors import StoreError
 from gateway.store.faults import file_error
+from gateway.store.links import followed
 
 DOCUMENTS_MAX = 2000
 """Documents in one file. Every change writes the whole file twice: 2000 × about 200 bytes = 0.4 MB."""
@@ -38,7 +39,7 @@ class AtomicJsonStorage(Storage):
         """Read the file, or its previous version where it is missing or damaged.
 
         Args:
-            path: the file; its directory is created with the first write.
+            path: the file, or a link to it; its directory is created with the first write.
             now_ms: UTC epoch milliseconds for the name of a damaged file that is put aside.
             backups: folder with copies of it; default: `backups` beside it.
 
@@ -47,9 +48,10 @@ class AtomicJsonStorage(Storage):
             StoreError: the directory refuses it, or a version may not be read.
         """
         super().__init__()
+        self._backups = path.parent / "backups" if backups is None else backups
+        path = followed(path)
         self.path = path
         self.previous = path.with_name(path.name + ".previous")
-        self._backups = path.parent / "backups" if backups is None else backups
         self.recovered_from: str | None = None
         self._text: str | None = None
         stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms

@@ -56,6 +56,19 @@ def names(folder: Path) -> list[str]:
         raise _unusable(folder, error) from error
 
 
+def sizes(folder: Path) -> list[tuple[str, int]]:
+    """(name, bytes) of every file in the folder; nothing if there is no folder.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        files = [entry for entry in folder.iterdir() if entry.is_file()] if folder.exists() else []
+        return [(file.name, file.stat().st_size) for file in files]
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
 def create(
     store: Path,
     folder: Path,

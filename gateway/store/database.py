@@ -21,6 +21,7 @@ from gateway.errors import StoreError
 from gateway.store.chunks import ChunkError
 from gateway.store.faults import is_damage, is_store_fault, store_error
 from gateway.store.held_store import HeldStore
+from gateway.store.links import followed, log_of
 from gateway.store.migrations import migrate, migrations
 from gateway.store.opening import connect_reader, connect_writer, make_directory
 from gateway.store.quarantine import Recovery, note_damage, set_aside_if_damaged, sources_of
@@ -47,7 +48,8 @@ class Database:
     """An open store.
 
     Attributes:
-        path: the file.
+        path: the file itself, on whatever disk it lies.
+        named: the path it was opened by, maybe a link; its stem is that of the backups.
         gateway_id: made at first boot, never changes.
         epoch: random, new with every new store file (decision 39).
         identity: both, and what was taken over from a damaged store.
@@ -68,7 +70,7 @@ class Database:
         A damaged store is set aside and a new one takes its place at once (`recovery` tells).
 
         Args:
-            path: the file; its directory is created.
+            path: the file, or a link to it; its directory is created, that of a link's target is not.
             now_ms: UTC epoch milliseconds, names a damaged file `.bad-<time>`; default: now.
             backups: folder whose newest backup fills what a damaged store cannot give; default:
                 `backups` beside it.
@@ -80,10 +82,11 @@ class Database:
                 file is left as it is.
         """
         make_directory(path)
-        lock = WriterLock(path)
-        log = path.with_name(path.name + "-wal")
-        had_log = log.exists()
         folder = path.parent / "backups" if backups is None else backups
+        named, path = path, followed(path)
+        lock = WriterLock(path)
+        log = log_of(path)
+        had_log = log.exists()
         stamp_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         try:
             recovery = set_aside_if_damaged(path, lock, timeout_s, stamp_ms)
@@ -92,7 +95,7 @@ class Database:
                 lock.log_opened()
                 migrate(db, migrations())
                 take_over(db)
-                identity = settle_identity(path, db, recovery, folder)
+                identity = settle_identity(path, db, recovery, folder, named)
                 sources = sources_of(db)
             except BaseException:  # closed, then raised again
                 db.close()
@@ -106,6 +109,7 @@ class Database:
         database.recovery = recovery
         database.salvage_sources = sources
         database.backups = folder
+        database.named = named
         return database
 
     def __init__(
@@ -124,6 +128,7 @@ class Database:
         self.recovery: Recovery | None = None
         self.salvage_sources: tuple[str, ...] = ()
         self.backups = path.parent
+        self.named = path
         self.commits = 0
         self.failures = 0
         self.slowest_write_s = 0.0

@@ -14,6 +14,7 @@ from gateway.core.integrity import RESTORE, Fault, Progress
 from gateway.errors import StoreError
 from gateway.store.faults import StoreDamagedError, is_store_fault, store_error
 from gateway.store.integrity_packed import packed_faults
+from gateway.store.links import log_of
 from gateway.store.migrations import PACKED_SINCE, check_usable, migrations, version_of
 from gateway.store.opening import connect_readonly, is_new
 
@@ -76,7 +77,7 @@ def _pages(db: sqlite3.Connection, path: Path) -> list[Fault]:
 
 
 def _length(db: sqlite3.Connection, path: Path) -> list[Fault]:
-    log = path.with_name(path.name + "-wal")
+    log = log_of(path)
     size_bytes = path.stat().st_size
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     (page_bytes,) = db.execute("PRAGMA page_size").fetchone()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gateway.errors import StoreError
 from gateway.store.faults import damaged, file_error, is_store_fault, store_error
+from gateway.store.links import log_of
 from gateway.store.migrations import check_usable, migrations, version_of
 
 WAL_AUTOCHECKPOINT_PAGES = 1000
@@ -192,7 +193,7 @@ def _check_header(path: Path) -> None:
         if max(head[18:20], default=0) > _FORMAT_MAX:
             raise damaged(path, "has a file format that no SQLite writes")
         # A power cut in a checkpoint tears a page too; then the log still holds it whole.
-        with path.with_name(path.name + "-wal").open("rb") as log:
+        with log_of(path).open("rb") as log:
             torn = torn and log.read(4) not in _WAL_MAGIC
     except FileNotFoundError:  # no log
         pass

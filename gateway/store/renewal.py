@@ -43,8 +43,17 @@ class Identity(msgspec.Struct, frozen=True):
     from_backup: str = ""
 
 
-def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | None, backups: Path) -> Identity:
+def settle_identity(
+    path: Path, db: sqlite3.Connection, recovery: Recovery | None, backups: Path, named: Path
+) -> Identity:
     """Read the ids, or make them; after a recovery the epoch is always a new one (decision 39).
+
+    Args:
+        path: the store's file.
+        db: its writing connection.
+        recovery: what the opening had to do before.
+        backups: where backups lie.
+        named: the path as it was given, by whose stem they are called.
 
     Raises:
         sqlite3.Error: the new store cannot be written.
@@ -52,7 +61,7 @@ def settle_identity(path: Path, db: sqlite3.Connection, recovery: Recovery | Non
     bad = None if recovery is None else recovery.bad
     with contextlib.ExitStack() as stack:
         kept_id = None if recovery is None else recovery.gateway_id
-        backup = None if bad is None else newest_backup(backups, path, kept_id)
+        backup = None if bad is None else newest_backup(backups, named, kept_id)
         spare = None if backup is None else stack.enter_context(reading(backup))
         if spare is not None and kept_id is None:
             kept_id = _gateway_id(spare)
@@ -73,7 +82,7 @@ def newest_backup(folder: Path, path: Path, gateway_id: str | None) -> Path | No
 
     Args:
         folder: where backups lie.
-        path: the store.
+        path: the store, as its opener named it.
         gateway_id: whose backup it must be; None = any.
     """
     found = (file for file in folder.glob("*.db") if store_time(file.name, path.stem))

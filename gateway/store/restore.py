@@ -24,6 +24,7 @@ from gateway.store.backup import ROOM_RESERVE_BYTES, give_to, read_register, wri
 from gateway.store.faults import store_error
 from gateway.store.identity import renew_epoch
 from gateway.store.integrity import verify
+from gateway.store.links import followed
 from gateway.store.migrations import migrate, migrations
 from gateway.store.opening import is_new, make_directory, probe
 from gateway.store.snapshot import Snapshot, remove_database, sync_directory
@@ -73,8 +74,8 @@ def restore(
 
     Args:
         source: the backup; it is only read.
-        store: the store's file; a missing one is a new card.
-        farm: the farm register's file.
+        store: the store's file, or a link to it, which stays one; a missing file is a new card.
+        farm: the same of the farm register.
         now_local: the site's wall time, names what is put aside.
         farm_source: the register to restore; None = the one of the same stamp beside `source`,
             if there is one.
@@ -86,6 +87,7 @@ def restore(
         ChecksFailedError: the backup is not good; nothing was changed.
     """
     make_directory(store)
+    store, farm = followed(store), followed(farm)
     lock = _stopped(store)
     try:
         say(f"checking {source}")

@@ -19,6 +19,7 @@ from typing import Self
 
 from gateway.errors import StoreError
 from gateway.store.faults import store_error
+from gateway.store.links import log_of
 from gateway.store.migrations import check_usable, migrations, version_of
 from gateway.store.opening import connect_readonly
 
@@ -123,7 +124,7 @@ class Snapshot:
         log_bytes_max: int,
         pause_s: float,
     ) -> None:
-        log = self.path.with_name(self.path.name + "-wal")
+        log = log_of(self.path)
         steps = 0
 
         def after_step(_status: int, left: int, total: int) -> None:

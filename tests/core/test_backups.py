@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.backups import (
     backup_due,
+    beyond_room,
     expired,
     farm_beside,
     farm_name,
@@ -157,3 +158,54 @@ def test_room_is_made_from_the_oldest_and_never_from_the_last(
 
 def test_without_backups_there_is_nothing_to_give_up() -> None:
     assert make_room([], 1) is None
+
+
+def _sized(days: list[str]) -> list[tuple[str, int]]:
+    """A store of 100 bytes and a register of 10 each night."""
+    return [(name, 100 if name.endswith(".db") else 10) for day in days for name in _pair(day)]
+
+
+@pytest.mark.parametrize(
+    ("room_bytes", "gone"),
+    [
+        (330, []),
+        (329, ["2025-11-23"]),
+        (220, ["2025-11-23"]),
+        (219, ["2025-11-23", "2025-11-24"]),
+        (110, ["2025-11-23", "2025-11-24"]),
+        (0, ["2025-11-23", "2025-11-24"]),  # the newest never, however little room there is
+    ],
+)
+def test_beyond_their_room_the_oldest_backups_go_with_their_registers_and_the_newest_never(
+    room_bytes: int, gone: list[str]
+) -> None:
+    strange = [("notes.txt", 10**9), ("other_20200101_000000.db", 10**9), ("alert_state.db", 10**9)]
+    sizes = _sized(["2025-11-25", "2025-11-23", "2025-11-24"])
+    wanted = [name for day in gone for name in _pair(day)]
+    assert beyond_room([*strange, *sizes], room_bytes, NIGHT) == wanted
+
+
+@pytest.mark.parametrize(
+    ("days", "room_bytes", "gone"),
+    [
+        ([], 0, []),
+        (["2025-11-25"], 0, []),
+        (
+            ["2025-11-24", "2025-11-25", "2031-01-01"],
+            110,
+            ["2025-11-24", "2031-01-01"],
+        ),  # a wrong year
+        (["2031-01-01", "2031-01-02"], 0, ["2031-01-01"]),  # nothing else is there
+    ],
+)
+def test_the_backup_of_tonight_stays_also_beside_names_ahead_of_the_clock(
+    days: list[str], room_bytes: int, gone: list[str]
+) -> None:
+    wanted = [name for day in gone for name in _pair(day)]
+    assert beyond_room(_sized(days), room_bytes, NIGHT) == wanted
+
+
+def test_a_store_without_a_register_counts_alone_and_another_stem_not_at_all() -> None:
+    sizes = [("south_20251124_020000.db", 100), ("south_20251125_020000.db", 100), *_sized(["2025-11-20"])]
+    assert beyond_room(sizes, 200, NIGHT, stem="south") == []
+    assert beyond_room(sizes, 199, NIGHT, stem="south") == ["south_20251124_020000.db"]

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.store.database import Database
 from tests.conftest import ROOT, SHARED_DATA
 from tests.e2e.gateway_process import config_for, until
 from tests.e2e.test_whole_barn import free_ports
+from tests.store.test_store_backup import fill
 
 HEIFER = SHARED_DATA / "neck_imu_heifer_24h" / "gateway_replay_1min.csv"
 HEADER = "timestamp,cow_id,temperature,fxa,mya,rza\n"
@@ -110,6 +112,40 @@ def test_a_store_that_is_not_there_ends_with_2(tmp_path: Path, command: str) -> 
     assert done.returncode == 2
     assert "alert_state.db" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "--format", "jsonl"],
+        ["export"],
+        ["readings"],
+        ["verify-store"],
+        ["backup", "--to", "saved"],
+    ],
+    ids=" ".join,
+)
+def test_output_that_finds_no_room_ends_with_a_sentence_and_2(tmp_path: Path, command: list[str]) -> None:
+    db = Database.open(tmp_path / "data" / "alert_state.db")
+    fill(db, 300)
+    db.close_now()
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *command],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ERROR - standard output: No space left on device")
+    if command[0] == "backup":
+        assert len(list((tmp_path / "saved").glob("alert_state_*.db"))) == 1
 
 
 def test_the_demo_shows_a_fever_within_a_minute(tmp_path: Path) -> None:

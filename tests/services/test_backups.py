@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -12,11 +13,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from gateway import wiring
+from gateway.config import Config
+from gateway.config import schema as sections
 from gateway.core.alerts import AlertPolicy, State, step
 from gateway.core.findings import Finding
+from gateway.core.retention import RetentionPolicy
 from gateway.core.severity import Severity
 from gateway.services.backups import KIND, RETRY_S, Backups
 from gateway.store.database import Database
+from gateway.store.farm import FarmRegister
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -56,12 +62,20 @@ class Night:
     def __init__(self, tmp_path: Path, local: str) -> None:
         self.clock = Clock(local)
         self.db = Database.open(tmp_path / "data" / "alert_state.db")
+        self.room_bytes = 2**40
         self.folder = Path("backups")  # as the configuration has it, relative
         self.part = self.fresh()
 
     def fresh(self) -> Backups:
         farm = self.db.path.with_name("farm.json")
-        return Backups(clock=self.clock, store=self.db.path, farm=farm, folder=self.folder, zone=BERLIN)
+        return Backups(
+            clock=self.clock,
+            store=self.db.path,
+            farm=farm,
+            folder=self.folder,
+            zone=BERLIN,
+            room_bytes=lambda: self.room_bytes,
+        )
 
     async def tick(self) -> Finding | None:
         """One minute of the housekeeping loop, the run it starts included."""
@@ -147,6 +161,69 @@ def test_older_than_a_week_goes_after_a_good_backup_and_only_by_a_clock_that_is_
             "alert_state_20251125_020000.db",
             "alert_state_20251126_020000.db",
         ]
+
+    barn("2025-11-25T02:00:00", story)
+
+
+def test_ten_nights_with_a_small_disk_keep_what_fits_into_the_backups_half_of_it(
+    barn: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = Config(
+        database=sections.Database(path=str(tmp_path / "data" / "alert_state.db")),
+        store=sections.Store(farm_register=str(tmp_path / "data" / "farm.json")),
+        backup=sections.Backup(directory="backups", keep_days=30),
+        site=sections.Site(timezone="Europe/Berlin"),
+        retention=RetentionPolicy(disk_mib=16),
+    )
+
+    async def story(night: Night) -> None:
+        blob = "INSERT INTO meta VALUES ('weight', randomblob(1800000))"
+        await night.db.write(lambda db: db.execute(blob).rowcount)
+        register = FarmRegister.open(Path(config.store.farm_register))
+        register.upsert_animal("COW_1", name="Berta")
+        register.close()
+        night.part = wiring.backups(config, night.clock)
+        for _ in range(10):
+            assert await night.tick() is not None
+            night.clock.forward(24 * 3600)
+        days = ["20251201", "20251202", "20251203", "20251204"]
+        assert night.names() == [
+            *(f"alert_state_{day}_020000.db" for day in days),
+            *(f"farm_{day}_020000.json" for day in days),
+        ]
+        sizes = [p.stat().st_size for p in night.folder.iterdir()]
+        one_bytes = max(sizes)
+        assert sum(sizes) <= wiring.backup_room(config) == 8 * 2**20 < sum(sizes) + one_bytes
+        assert wiring.store_budget(config) == 8 * 2**20
+        assert (night.part.done, night.part.failed, night.part.given_up) == (10, 0, 6)
+
+    barn("2025-11-25T02:00:00", story)
+    told = [message for message in caplog.messages if "gone" in message]
+    assert len(told) == 6
+    assert told[0] == "Backups in backups may take 8 MiB in all; gone: alert_state_20251125_020000.db"
+
+
+def test_room_for_less_than_one_backup_keeps_the_newest(barn: Callable[..., None]) -> None:
+    async def story(night: Night) -> None:
+        night.room_bytes = 1
+        night.clock.is_trusted = False  # a disk is no bigger while the network is down
+        for _ in range(3):
+            await night.tick()
+            night.clock.forward(24 * 3600)
+        assert night.names() == ["alert_state_20251127_020000.db"]
+        assert (night.part.done, night.part.given_up) == (3, 2)
+
+    barn("2025-11-25T02:00:00", story)
+
+
+def test_a_disk_that_cannot_say_its_size_is_told_and_the_backup_stands(barn: Callable[..., None]) -> None:
+    async def story(night: Night) -> None:
+        night.part._room_bytes = lambda: shutil.disk_usage("no-such-disk").total
+        told = await night.tick()
+        assert told is not None
+        assert told.present
+        assert "backups: No such file or directory" in told.sentence
+        assert night.names() == ["alert_state_20251125_020000.db"]
 
     barn("2025-11-25T02:00:00", story)
 

@@ -136,7 +136,5 @@ def test_what_is_on_the_cards_already_stays_readable() -> None:
     assert chunks.rows_of(chunk, 7) == [row(0), row(1, state="kicking", sxg=-288, motion=250), row(2)]
     assert chunks.encode(chunks.rows_of(chunk, 7)) == chunk
     other = columns.seal(chunks.FORM + 1, columns.unseal(chunks.FORM, chunk))
-    with pytest.raises(
-        chunks.ChunkError, match=r"laid out in a way \(0x12\)"
-    ):
+    with pytest.raises(chunks.ChunkError, match=r"laid out in a way \(0x12\)"):
         chunks.decode(other)
