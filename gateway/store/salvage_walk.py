@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import msgspec
 
-Key = tuple[int, ...]
-Row = tuple[Any, ...]
+from gateway.store.salvage_order import Gap, Key, Order, Row, fits
+
+__all__ = ["Gap", "Key", "Row", "Table", "everything", "rows"]
 
 KEY_MIN, KEY_MAX = -(2**63), 2**63 - 1  # of an SQLite integer
 SPREAD = 64
@@ -42,43 +42,53 @@ class Table(msgspec.Struct, frozen=True):
     hints: tuple[int, ...] = ()
 
 
-class Gap(msgspec.Struct, frozen=True):
-    """Keys (first column) between two rows that were read, both exclusive."""
-
-    after: int
-    before: int
-
-
 def everything(table: Table) -> Gap:
     """A gap as wide as the table."""
     return Gap(table.keys_from - 1, table.keys_to)
 
 
 def rows(db: sqlite3.Connection, table: Table, lost: list[Gap], within: Gap | None = None) -> Iterator[Row]:
-    """Every row that can be read, each once, the newest keys first (but for rows beside damage).
+    """Every row that can be read and believed, each once, the newest first (but for rows beside damage).
 
     Args:
         db: the source.
         table: which one, and how it is ordered.
-        lost: gaps that could not be read are added here.
+        lost: gaps that could not be read, or hold a row that is not believed, are added here.
         within: only keys in this gap; by default all.
     """
     span = within or everything(table)
-    todo = [(_ends(table, span.after, KEY_MAX), _ends(table, span.before, KEY_MIN))]
+    low, high = _ends(table, span.after, KEY_MAX), _ends(table, span.before, KEY_MIN)
+    stuck = yield from _scan(db, table, (low, high), lost, _Way("DESC", _Place(high)))
+    if stuck is None:
+        return
+    reached = yield from _scan(db, table, (low, stuck), lost, _Way("ASC", _Place(low), stop_known=True))
+    todo = [] if reached is None else [(reached, stuck)]
     while todo:
         low, high = todo.pop()
-        stuck = yield from _scan(db, table, low, high, "DESC")
-        if stuck is None:
+        island = _seek(db, table, low, high)
+        if island is None:
+            lost.append(Gap(low[0], high[0]))
             continue
-        island = _seek(db, table, low, stuck)
-        if island is not None:
-            yield island
-            key = island[: len(table.key)]
-            todo += [(low, key), (key, stuck)]
-            continue
-        reached = yield from _scan(db, table, low, stuck, "ASC")
-        if reached is not None:
-            lost.append(Gap(reached[0], stuck[0]))
+        place = _Place(island, known=True)
+        top = yield from _scan(db, table, (low, high), lost, _Way("ASC", place, stop_known=True))
+        bottom = yield from _scan(db, table, (low, high), lost, _Way("DESC", place, stop_known=True))
+        todo += [(low, bottom)] if bottom else []
+        todo += [(top, high)] if top else []
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where a walk begins: behind a key, or at a row that is known to be there."""
+
+    key: Key
+    known: bool = False
+
+
+class _Way(msgspec.Struct, frozen=True):
+    """How a walk goes: which way, from where, and whether it ends at a row that is known."""
+
+    order: str
+    start: _Place
+    stop_known: bool = False
 
 
 def _ends(table: Table, first: int, rest: int) -> Key:
@@ -87,49 +97,109 @@ def _ends(table: Table, first: int, rest: int) -> Key:
 
 
 def _scan(
-    db: sqlite3.Connection, table: Table, low: Key, high: Key, order: str
+    db: sqlite3.Connection, table: Table, ends: tuple[Key, Key], lost: list[Gap], way: _Way
 ) -> Generator[Row, None, Key | None]:
-    """Rows between two keys up to the first damage.
+    """Rows between two keys up to the first damage; a start that is known comes with those below it.
 
     Returns:
-        (as the generator's value) the last key read, or the end it began at; None if it got through.
+        (as the generator's value) the last key read, or the start; None if it got through.
     """
-    down = order == "DESC"
-    at, limit = high if down else low, -1
+    down, start = way.order == "DESC", way.start
+    low, high = ends
+    order = Order(low, high, start.key, lost, down=down)
+    skipped = start.key if start.known and not down else None
+    walk = _until(_walk(db, table, way), table, way, low if down else high)
     while True:
-        ends = (low, at) if down else (at, high)
-        got = False
         try:
-            for row in _select(db, table, ends, order, limit):
+            settled = order.add(next(walk))
+        except StopIteration as end:
+            complete = bool(end.value)
+            break
+        yield from (row for row in settled if row[: len(table.key)] != skipped)
+    settled = order.rest(complete=complete)
+    yield from (row for row in settled if row[: len(table.key)] != skipped)
+    return None if complete else order.at
+
+
+def _until(walk: Generator[Row, None, bool], table: Table, way: _Way, end: Key) -> Generator[Row, None, bool]:
+    """A walk up to its end: to the row there, or to the second in succession that is beyond.
+
+    One alone may be a key that lies; rows beyond the ends of a table are passed on, and told then.
+    """
+    down = way.order == "DESC"
+    if _is_open(table, end):
+        return (yield from walk)
+    beyond: Row | None = None
+    while True:
+        try:
+            row = next(walk)
+        except StopIteration as stop:
+            return bool(stop.value)
+        key = row[: len(table.key)]
+        if all(type(part) is int for part in key) and (key <= end if down else key >= end):
+            if way.stop_known and key == end:
+                if beyond is not None:
+                    yield beyond
+                return True
+            if beyond is not None:
+                if way.stop_known:
+                    yield beyond
+                return True
+            beyond = row
+            continue
+        if beyond is not None:
+            yield beyond
+            beyond = None
+        yield row
+
+
+def _walk(db: sqlite3.Connection, table: Table, way: _Way) -> Generator[Row, None, bool]:
+    """Rows as the pages hold them, whatever their keys, up to the first damage.
+
+    A key that lies misleads a search as well: it must find the row it begins at, or it has not got
+    there.
+
+    Returns:
+        (as the generator's value) whether it got through.
+    """
+    at, known, limit = way.start.key, way.start.known, -1
+    first = known  # the start itself is to be given, too
+    while True:
+        met, got = not known, False
+        try:
+            for row in _select(db, table, at, way.order, limit, known=known):
                 key = row[: len(table.key)]
-                if not _fits(key, low if down else at, at if down else high):
-                    return at
-                at, got = key, True
+                if not met:
+                    if key != at:
+                        return False
+                    met = True
+                    if not first:
+                        continue
+                at, known, first, got = key, True, False, True
                 yield row
         except sqlite3.DatabaseError:
-            if limit == 1:
-                return at
-            limit = 1  # the driver looks one row ahead: the last good row comes alone, or not at all
+            if limit != -1:
+                return False
+            limit = 2 if known and not first else 1  # the driver looks one row ahead: the last comes alone
         else:
-            if limit == -1 or not got:
-                return None
+            if not met or limit == -1 or not got:
+                return met
             limit = -1
 
 
-def _fits(key: Key, low: Key, high: Key) -> bool:
-    """Damage can show as keys that are none, or as rows out of order."""
-    return all(type(part) is int for part in key) and low < key < high
-
-
-def _seek(db: sqlite3.Connection, table: Table, low: Key, high: Key) -> Row | None:
+def _seek(db: sqlite3.Connection, table: Table, low: Key, high: Key) -> Key | None:
     """Some row strictly between two keys, as near to `high` as the seeks find one."""
     for first in _places(table, low[0], high[0]):
+        below = min(high, _ends(table, first, KEY_MIN))
         try:
-            row = next(_select(db, table, (low, min(high, _ends(table, first, KEY_MIN))), "DESC", 1), None)
+            row = next(_select(db, table, below, "DESC", 1, known=False), None)
+            if row is None or not fits(key := row[: len(table.key)], low, high):
+                continue
+            again = next(_select(db, table, key, "DESC", 1, known=True), None)
         except sqlite3.DatabaseError:
             continue
-        if row is not None and _fits(row[: len(table.key)], low, high):
-            return row
+        if again is not None and again[: len(table.key)] == key:
+            return key
     return None
 
 
@@ -142,14 +212,20 @@ def _places(table: Table, low: int, high: int) -> list[int]:
     return sorted((place for place in places if low < place <= high), reverse=True)
 
 
+def _is_open(table: Table, end: Key) -> bool:
+    """Whether nothing of ours can lie behind an end: the table's own end is meant, wherever it is."""
+    return end[0] < table.keys_from or end[0] >= table.keys_to
+
+
 def _select(
-    db: sqlite3.Connection, table: Table, ends: tuple[Key, Key], order: str, limit: int
+    db: sqlite3.Connection, table: Table, start: Key, order: str, limit: int, *, known: bool
 ) -> Iterator[Row]:
+    """Rows from a key on; that itself only if it is known. An open end is not sought, but gone to."""
     key = ", ".join(table.key)
     marks = ", ".join("?" * len(table.key))
     by = ", ".join(f"{part} {order}" for part in table.key)
-    text = (
-        f"SELECT {', '.join(table.columns)} FROM {table.name}"
-        f" WHERE ({key}) > ({marks}) AND ({key}) < ({marks}) ORDER BY {by} LIMIT {limit}"
-    )
-    return iter(db.execute(text, (*ends[0], *ends[1])))
+    compared = ("<" if order == "DESC" else ">") + ("=" if known else "")
+    open_ = not known and _is_open(table, start)
+    where = "" if open_ else f" WHERE ({key}) {compared} ({marks})"
+    text = f"SELECT {', '.join(table.columns)} FROM {table.name}{where} ORDER BY {by} LIMIT {limit}"
+    return iter(db.execute(text, () if open_ else start))
