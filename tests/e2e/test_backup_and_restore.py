@@ -106,6 +106,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return Shell(tmp_path / "barn", monkeypatch, capsys)
 
 
+@pytest.mark.rig
 def test_a_backup_under_500_readings_a_second_is_restored_and_the_gateway_goes_on_with_it(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,7 @@ def test_output_that_finds_no_room_ends_with_a_sentence_and_2(tmp_path: Path, co
         assert len(list((tmp_path / "saved").glob("alert_state_*.db"))) == 1
 
 
+@pytest.mark.rig
 def test_the_demo_shows_a_fever_within_a_minute(tmp_path: Path) -> None:
     port, http_port = free_ports(2)
     config: dict[str, Any] = config_for(port, http_port)

@@ -239,6 +239,7 @@ def test_item_7_the_python_script(shell: Shell) -> None:
     assert gateway.get("/api/alerts") == "[]"
 
 
+@pytest.mark.rig
 def test_the_same_with_random_ids_dates_and_values(shell: Shell) -> None:
     gateway = shell.gateway
     seed = int.from_bytes(os.urandom(4), "big")

@@ -151,6 +151,7 @@ def test_a_card_that_is_full_stops_the_import_and_more_room_lets_it_go_on(tmp_pa
     assert len(stored(tmp_path)) == 15_000
 
 
+@pytest.mark.rig
 def test_a_running_gateway_and_a_resting_store_end_up_with_the_same_readings(tmp_path: Path) -> None:
     text = herd(120) + "COW_1,2025-05-01T10:00:00Z,48.6,0,0,0,,,,,\n" + "COW_1,,,,,\n"
     for home in ("running", "resting"):
