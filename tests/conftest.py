@@ -61,6 +61,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+CAP_SYS_ADMIN = 21
+
+
+def may_mount() -> bool:
+    """Whether this process has the kernel's right to mount; root in a container often has not."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return False
+    (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("CapEff"))
+    return bool(int(line.split()[1], 16) >> CAP_SYS_ADMIN & 1)
+
+
 def need(tool: str) -> str:
     """Path of an outside program; missing is a failure in CI and a skip on a laptop."""
     found = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")

@@ -20,7 +20,7 @@ import pytest
 from gateway.core.readings import Reading
 from gateway.store import readings
 from gateway.store.database import Database
-from tests.conftest import need
+from tests.conftest import may_mount, need
 from tests.e2e.gateway_process import GatewayProcess, running_gateway, until
 from tests.e2e.publishers import message
 from tests.e2e.test_whole_barn import free_ports
@@ -42,7 +42,7 @@ def card(tmp_path: Path) -> Iterator[Path]:
     )
     if done.returncode:
         reason = f"cannot mount a small file system: {done.stderr.strip()}"
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and may_mount():
             pytest.fail(reason)
         pytest.skip(reason)
     yield data
