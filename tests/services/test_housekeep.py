@@ -57,6 +57,11 @@ class Barn:
         (rows,) = self.database.read_now(lambda db: db.execute(f"SELECT count(*) FROM {table}").fetchone())
         return int(rows)
 
+    async def damage_chunk(self, hour: int, animal: int) -> None:
+        query = "UPDATE chunks SET data = zeroblob(9) WHERE slice = ?"
+        where = (slice_key.of(hour, animal),)
+        assert await self.database.write(lambda db: db.execute(query, where).rowcount) == 1
+
     async def hours(self, first: int, hours: int, cows: int = 3) -> None:
         """Readings of some hours, each arriving at once."""
         for hour in range(first, first + hours):
@@ -158,13 +163,7 @@ def test_a_damaged_chunk_is_set_aside_and_told_and_the_rest_goes_on(tmp_path: Pa
         await barn.hours(0, 2)
         await barn.clock.advance_to(T0 + 60 * HOUR_MS)
         await service.run()
-        await barn.database.write(
-            lambda db: (
-                db.execute(
-                    "UPDATE chunks SET data = zeroblob(9) WHERE slice = ?", (slice_key.of(HOUR0, 1),)
-                ).rowcount
-            )
-        )
+        await barn.damage_chunk(HOUR0, 1)
         late = Reading("C0", T0 + 30_500, 38.0, 0.1, 0.1, 0.1, received_ms=T0 + 60 * HOUR_MS)
         assert await barn.database.write(lambda db: readings.append(db, [late])) == [readings.Outcome.STORED]
         await barn.clock.advance_to(T0 + 62 * HOUR_MS)
@@ -280,13 +279,7 @@ def test_a_damaged_chunk_that_only_a_reader_meets_is_set_aside_too(tmp_path: Pat
         await barn.hours(0, 2)
         await barn.clock.advance_to(T0 + 60 * HOUR_MS)
         await service.run()
-        await barn.database.write(
-            lambda db: (
-                db.execute(
-                    "UPDATE chunks SET data = zeroblob(9) WHERE slice = ?", (slice_key.of(HOUR0, 2),)
-                ).rowcount
-            )
-        )
+        await barn.damage_chunk(HOUR0, 2)
 
         def everything(db: sqlite3.Connection) -> int:
             return sum(len(part) for part in history.raw(db, 0, 2**50))
