@@ -20,6 +20,7 @@ from gateway.core.topics import RouteTable, default_routes
 from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker.limits import DoorLimits
+from gateway.drivers.broker.listeners import Listener
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.uplink_mqtt import UplinkTarget
 from gateway.ports import Clock, Panel
@@ -130,6 +131,11 @@ def pins(config: Config) -> panel_driver.Pins:
         lamp_active_high=panel.active_high,
         buzzer_active_high=panel.active_high,
     )
+
+
+def listeners(config: Config) -> tuple[Listener, ...]:
+    """Where the broker listens."""
+    return (Listener(config.broker.host, config.broker_port),)
 
 
 def door_limits(config: Config) -> DoorLimits:

@@ -10,11 +10,36 @@ import msgspec
 from gateway.core.topics import CLIENT_ROLES
 
 
+class Introduction(msgspec.Struct, frozen=True):
+    """What a CONNECT says about who speaks.
+
+    Args:
+        client_id: of the session.
+        username: None without one.
+        password: None without one.
+        address: of the peer.
+        certificate: common name of the client certificate that TLS has verified; None without one.
+    """
+
+    client_id: str
+    username: str | None
+    password: bytes | None
+    address: str
+    certificate: str | None = None
+
+
 class Principal(msgspec.Struct, frozen=True):
-    """Who a connection speaks for; `roles` are compared with the rows of the route table."""
+    """Who a connection speaks for.
+
+    Args:
+        name: of the device or person.
+        roles: compared with the rows of the route table.
+        speaks_for: ids it may use where a row's topic names a device; None = any.
+    """
 
     name: str
     roles: frozenset[str]
+    speaks_for: frozenset[str] | None = None
 
 
 class Access(Protocol):
@@ -24,9 +49,7 @@ class Access(Protocol):
     `may_publish` or `may_subscribe`.
     """
 
-    def authenticate(
-        self, client_id: str, username: str | None, password: bytes | None, peer: str
-    ) -> Principal | Awaitable[Principal | None] | None:
+    def authenticate(self, who: Introduction) -> Principal | Awaitable[Principal | None] | None:
         """Who this is, or None to refuse. Slow work belongs in an awaitable."""
         ...
 
@@ -44,13 +67,7 @@ class AnonymousAccess:
 
     _anyone = Principal("anonymous", CLIENT_ROLES)
 
-    def authenticate(
-        self,
-        client_id: str,  # noqa: ARG002 - the interface
-        username: str | None,  # noqa: ARG002
-        password: bytes | None,  # noqa: ARG002
-        peer: str,  # noqa: ARG002
-    ) -> Principal:
+    def authenticate(self, who: Introduction) -> Principal:  # noqa: ARG002 - the interface
         """Accept anyone, with or without a password."""
         return self._anyone
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gateway.core.messages import RawMessage
 from gateway.core.topics import filter_fault
 from gateway.drivers.broker import packets
-from gateway.drivers.broker.access import Principal
+from gateway.drivers.broker.access import Introduction, Principal
 from gateway.drivers.broker.framing import (
     CONNACK,
     CONNECT,
@@ -326,9 +326,8 @@ class Connection(Wire):
         """From an accepted CONNECT to the end of amqtt's session."""
         door = self._door
         try:
-            answer = door.access.authenticate(
-                self.client_id, connect.username, connect.password, self.address
-            )
+            who = Introduction(self.client_id, connect.username, connect.password, self.address)
+            answer = door.access.authenticate(who)
             principal = await answer if inspect.isawaitable(answer) else answer
             if principal is None:
                 self._refuse(packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED)

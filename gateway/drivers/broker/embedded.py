@@ -16,6 +16,7 @@ from gateway.drivers.broker.access import Access, AnonymousAccess
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.front_door import FrontDoor
 from gateway.drivers.broker.limits import RETAINED_MESSAGES_MAX, DoorLimits
+from gateway.drivers.broker.listeners import Listener
 from gateway.errors import NetworkError
 from gateway.ports import Clock, Receipt
 
@@ -60,8 +61,8 @@ class EmbeddedBroker:
         self._early: deque[tuple[str, bytes, int, bool]] = deque(maxlen=RETAINED_MESSAGES_MAX)
         self._exchange: Exchange | None = None
         self._door: FrontDoor | None = None
-        self._server: asyncio.Server | None = None
-        self.port = 0
+        self._servers: list[asyncio.Server] = []
+        self.ports: tuple[int, ...] = ()
 
     @property
     def connections(self) -> int:
@@ -69,15 +70,20 @@ class EmbeddedBroker:
         return self._door.connections if self._door is not None else 0
 
     @property
+    def port(self) -> int:
+        """Of the first listener; 0 before `start`."""
+        return self.ports[0] if self.ports else 0
+
+    @property
     def counters(self) -> Mapping[str, int]:
         """How often what happened; a name that never occurred reads 0."""
         return self._counters
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen; `port` 0 takes a free one, and `self.port` tells which.
+    async def start(self, *listeners: Listener) -> None:
+        """Listen on all of them; `self.ports` tells their ports, in this order.
 
         Raises:
-            NetworkError: the address cannot be listened on.
+            NetworkError: one of the addresses cannot be listened on; then none is.
         """
         exchange = Exchange(self._counters)
         door = FrontDoor(
@@ -91,20 +97,22 @@ class EmbeddedBroker:
             exchange=exchange,
             counters=self._counters,
         )
-        loop = asyncio.get_running_loop()
+        servers: list[asyncio.Server] = []
         try:
-            server = await loop.create_server(
-                door.connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
-            )
-        except OSError as fault:
-            raise _listen_error(host, port, fault) from fault
+            for listener in listeners:
+                servers.append(await _server(listener, door))  # noqa: PERF401 - those made so far are closed below
+        except NetworkError:
+            for server in servers:
+                server.close()
+            raise
         await exchange.start()
-        self._exchange, self._door, self._server = exchange, door, server
+        self._exchange, self._door, self._servers = exchange, door, servers
         while self._early:
             topic, payload, qos, retain = self._early.popleft()
             self.publish(topic, payload, qos=qos, retain=retain)
-        self.port = int(server.sockets[0].getsockname()[1])
-        await server.start_serving()
+        self.ports = tuple(int(server.sockets[0].getsockname()[1]) for server in servers)
+        for server in servers:
+            await server.start_serving()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
         """Publish from the gateway itself. Never blocks; before `start` it is kept for then.
@@ -130,22 +138,33 @@ class EmbeddedBroker:
 
     async def stop(self) -> None:
         """Stop accepting and reading. Connections stay, so that `settle` still acknowledges."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._door is not None:
             self._door.stop()
 
     async def close(self) -> None:
         """Close every connection and release the socket. Nothing is left behind."""
         await self.stop()
-        server, self._server = self._server, None
+        servers, self._servers = self._servers, []
         if self._door is not None:
             await self._door.close()
-        if server is not None:
+        for server in servers:
             await server.wait_closed()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             await exchange.shutdown()
+
+
+async def _server(listener: Listener, door: FrontDoor) -> asyncio.Server:
+    """Bind, without accepting anyone yet."""
+    host, port = listener.host, listener.port
+    try:
+        return await asyncio.get_running_loop().create_server(
+            door.connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
+        )
+    except OSError as fault:
+        raise _listen_error(host, port, fault) from fault
 
 
 def _listen_error(host: str, port: int, fault: OSError) -> NetworkError:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 from gateway.core.topics import RouteTable, default_routes
-from gateway.drivers.broker import DoorLimits, EmbeddedBroker
+from gateway.drivers.broker import DoorLimits, EmbeddedBroker, Listener
 from gateway.drivers.broker import packets as p
 from gateway.drivers.broker.framing import CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
 
@@ -84,7 +84,7 @@ async def barn(**options) -> AsyncIterator[Barn]:
     """A running broker; afterwards nothing may be left of it."""
     before = asyncio.all_tasks()
     place = Barn(**options)
-    await place.broker.start("127.0.0.1", 0)
+    await place.broker.start(Listener("127.0.0.1", 0))
     try:
         async with asyncio.timeout(25):
             yield place

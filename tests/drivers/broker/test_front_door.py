@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gateway.drivers.broker import EmbeddedBroker, Principal
+from gateway.drivers.broker import EmbeddedBroker, Listener, Principal
 from gateway.drivers.broker import packets as p
 from gateway.errors import NetworkError
 from tests.drivers.broker.harness import (
@@ -143,12 +143,12 @@ def test_loopback_is_not_counted_per_address():
 class Guard:
     """Knows one user, slowly; only `test/mine` is open to it."""
 
-    async def authenticate(self, client_id, username, password, peer):
+    async def authenticate(self, who):
         await asyncio.sleep(0)
-        assert peer == "127.0.0.1"
-        if username == "faulty":
+        assert who.address == "127.0.0.1"
+        if who.username == "faulty":
             raise RuntimeError("the token store is gone")
-        return Principal(username, frozenset({"operator"})) if password == b"right" else None
+        return Principal(who.username, frozenset({"operator"})) if who.password == b"right" else None
 
     def may_publish(self, principal, topic):
         return topic == "test/mine"
@@ -737,11 +737,11 @@ def test_a_port_in_use_is_a_clear_error():
     async def scenario(place):
         other = Barn()
         with pytest.raises(NetworkError, match=f"127.0.0.1:{place.port}.*another broker") as caught:
-            await other.broker.start("127.0.0.1", place.port)
+            await other.broker.start(Listener("127.0.0.1", place.port))
         assert caught.value.exit_code == 3
         await other.broker.close()
         with pytest.raises(NetworkError, match=r"203\.0\.113\.7:1883"):
-            await Barn().broker.start("203.0.113.7", 1883)
+            await Barn().broker.start(Listener("203.0.113.7", 1883))
 
     run(scenario)
 
@@ -786,7 +786,7 @@ def test_the_gateway_publishes_before_and_after_start():
             place.broker.publish("a/#", b"")
         assert isinstance(place.broker, EmbeddedBroker)
         assert place.broker.connections == 0
-        await place.broker.start("127.0.0.1", 0)
+        await place.broker.start(Listener("127.0.0.1", 0))
         async with connected(place) as client:
             await client.subscribe(("artemis/alerts/#", 0))
             assert await client.message() == ("artemis/alerts/COW_001/fever", b"open", 0, True, 0)
