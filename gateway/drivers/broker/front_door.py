@@ -21,10 +21,9 @@ from gateway.drivers.broker.access import Access, Principal
 from gateway.drivers.broker.connection import Connection
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.framing import MalformedError
-from gateway.drivers.broker.limits import RULINGS_MAX, SESSIONS_MAX, DoorLimits
-from gateway.drivers.broker.receipts import Receipt
-from gateway.ports import Clock
-from gateway.ports import Receipt as ReceiptPort
+from gateway.drivers.broker.limits import RULINGS_MAX, DoorLimits
+from gateway.drivers.broker.session import Session
+from gateway.ports import Clock, Receipt
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +32,8 @@ COMPLAINT_INTERVAL_S = 10.0
 # Sets of roles with a cache of rulings; an installation has a handful.
 ROLE_SETS_MAX = 16
 
-Ingest = Callable[[RawMessage, ReceiptPort], None]
-Refused = Callable[[RawMessage, str, ReceiptPort], None]
+Ingest = Callable[[RawMessage, Receipt], None]
+Refused = Callable[[RawMessage, str, Receipt], None]
 
 
 class Ruling(msgspec.Struct, frozen=True):
@@ -43,6 +42,7 @@ class Ruling(msgspec.Struct, frozen=True):
     topic: str
     refusal: str | None
     ingest: bool
+    state: bool
     size_max: int
 
 
@@ -89,7 +89,6 @@ class FrontDoor:
         self._clients: dict[str, Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._rulings: dict[frozenset[str], dict[bytes, Ruling]] = {}
-        self._qos2_ids: dict[str, dict[int, Receipt]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._complained_s = float("-inf")
@@ -143,53 +142,39 @@ class FrontDoor:
         """An id for a client that leaves it to us (3.1.3.1)."""
         return f"auto-{secrets.token_hex(8)}"
 
-    async def take_over(self, connection: Connection) -> bool:
-        """Make it the one holder of its client id; the old one is gone, with its amqtt task, on return.
-
-        False if the newcomer itself has gone, or has been taken over while it waited.
-        """
-        if connection.closed:
-            return False
+    def enter(self, connection: Connection, *, clean: bool) -> tuple[Session, bool] | None:
+        """Make it the one holder of its client id; its session and whether it was there, None without room."""
         old = self._clients.get(connection.client_id)
-        self._clients[connection.client_id] = connection
-        if old is not None and old.task is not None:
+        if old is not None:
             self.counters["takeovers"] += 1
-            old.abort()
-            await asyncio.wait({old.task})
-        return not connection.closed
+            old.evict()
+        opened = self.exchange.open(
+            connection.client_id, clean=clean, outlet=connection, now_ms=self.clock.now_ms()
+        )
+        if opened is not None:
+            self._clients[connection.client_id] = connection
+            self.counters["sessions_opened"] += 1
+        return opened
 
-    def leave(self, connection: Connection, *, clean: bool) -> None:
-        """Its session task ends."""
+    def leave(self, connection: Connection, session: Session) -> None:
+        """The client has gone, or another connection speaks for it."""
         if self._clients.get(connection.client_id) is connection:
             del self._clients[connection.client_id]
-            if clean:
-                self._qos2_ids.pop(connection.client_id, None)
+        self.exchange.leave(session, self.clock.now_ms())
 
-    def serve(self, session: Coroutine[None, None, None], client_id: str) -> asyncio.Task[None]:
-        """Run the session of an accepted CONNECT."""
-        task = asyncio.get_running_loop().create_task(session, name=f"mqtt {client_id}")
+    def serve(self, asking: Coroutine[None, None, None], client_id: str) -> None:
+        """Find out who a client is, where that takes a while."""
+        task = asyncio.get_running_loop().create_task(asking, name=f"mqtt {client_id}")
         self._tasks.add(task)
         task.add_done_callback(self._served)
-        return task
 
     def _served(self, task: asyncio.Task[None]) -> None:
-        """Look at how it ended: a fault in amqtt or in access closes that client only."""
+        """Look at how it ended: a fault in access closes that client only."""
         self._tasks.discard(task)
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
             self.counters["session_faults"] += 1
-            _log.error("The session of %s failed", task.get_name(), exc_info=fault)
-
-    def qos2_ids(self, client_id: str, *, fresh: bool) -> dict[int, Receipt]:
-        """QoS 2 ids received and not yet released; a persistent session finds its own again."""
-        ids = None if fresh else self._qos2_ids.pop(client_id, None)
-        if len(self._qos2_ids) >= SESSIONS_MAX and client_id not in self._qos2_ids:
-            absent = next((name for name in self._qos2_ids if name not in self._clients), None)
-            if absent is not None:
-                del self._qos2_ids[absent]
-        kept: dict[int, Receipt] = {} if ids is None else ids
-        self._qos2_ids[client_id] = kept
-        return kept
+            _log.error("Asking who %s is failed", task.get_name(), exc_info=fault)
 
     def protocol_error(self, connection: Connection, why: str) -> None:
         """Count it, and say so unless it was said a moment ago."""
@@ -229,6 +214,7 @@ class FrontDoor:
             topic=topic,
             refusal=self._routes.publish_refusal(topic, roles),
             ingest=route is not None and route.ingest,
+            state=route is not None and route.retain,
             size_max=route.size_max if route is not None else self.limits.packet_size_max,
         )
         cache = self.rulings_for(roles)
@@ -238,9 +224,17 @@ class FrontDoor:
         return ruling
 
     def dispatch(
-        self, message: RawMessage, ruling: Ruling, principal: Principal, receipt: ReceiptPort
+        self, message: RawMessage, ruling: Ruling, principal: Principal, receipt: Receipt, *, durable: bool
     ) -> None:
-        """Send a publish on its way: refused, or to subscribers and, on an ingest row, to the store."""
+        """Send a publish on its way: refused, or to subscribers and, on an ingest row, to the store.
+
+        Args:
+            message: what came.
+            ruling: what the route table says about its topic.
+            principal: who sent it.
+            receipt: settled when all that must outlive a restart is on disk.
+            durable: something about it must do so already.
+        """
         self.counters["publishes_in"] += 1
         why = ruling.refusal
         if why is None and not self.access.may_publish(principal, message.topic):
@@ -251,11 +245,14 @@ class FrontDoor:
             self.counters["refused_publishes"] += 1
             self._refused(message, why, receipt)
             return
+        topic, payload, qos = message.topic, message.payload, message.qos
         if message.retain:
-            self.exchange.retain(message.topic, message.payload, message.qos)
-        self.exchange.distribute(message.topic, message.payload, message.qos)
+            durable |= self.exchange.retain(topic, payload, qos, keep=True)
+        durable |= self.exchange.distribute(topic, payload, qos, state=message.retain or ruling.state)
         if ruling.ingest:
-            self._ingest(message, receipt)
+            self._ingest(message, receipt)  # the same commit takes both
+        elif durable and qos:
+            self.exchange.keeper.after_commit(receipt)
         else:
             receipt.settle()
 

@@ -28,6 +28,22 @@ HOLD_STOPPING = 16  # the gateway is shutting down
 class Wire(asyncio.Protocol, ABC):
     """What every connection has; `Connection` says what packets mean."""
 
+    __slots__ = (
+        "_flush_due",
+        "_framer",
+        "_heard_s",
+        "_holds",
+        "_limits",
+        "_loop",
+        "_output",
+        "_output_bytes",
+        "_output_deadline",
+        "_parsing",
+        "_resume_due",
+        "_transport",
+        "closed",
+    )
+
     def __init__(self, limits: DoorLimits) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
