@@ -83,6 +83,7 @@ class Connection(Wire):
         self.client_id = ""
         self.address = ""
         self._port = 0
+        self._proven: str | None = None
         self.task: asyncio.Task[None] | None = None
 
     # The socket.
@@ -92,11 +93,11 @@ class Connection(Wire):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername") or ("", 0)
         self.address, self._port = str(peer[0]), int(peer[1])
-        if not self._door.admit(self):
-            self.send(packets.connack_packet(packets.UNAVAILABLE))
-            self.close()
+        ticket = self._door.admit(self, transport)
+        if ticket is None:
             return
-        self._deadline = self._loop.call_later(self._limits.connect_timeout_s, self._too_slow)
+        self._proven = transport.get_extra_info("certificate_name")
+        self._deadline = self._loop.call_at(ticket.connect_by_s, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
         """Refuse at the first byte what is not MQTT."""
@@ -326,7 +327,7 @@ class Connection(Wire):
         """From an accepted CONNECT to the end of amqtt's session."""
         door = self._door
         try:
-            who = Introduction(self.client_id, connect.username, connect.password, self.address)
+            who = Introduction(self.client_id, connect.username, connect.password, self.address, self._proven)
             answer = door.access.authenticate(who)
             principal = await answer if inspect.isawaitable(answer) else answer
             if principal is None:
