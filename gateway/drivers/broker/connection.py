@@ -84,6 +84,7 @@ class Connection(Wire):
         "_now_s",
         "_phase",
         "_principal",
+        "_proven",
         "_rulings",
         "_session",
         "_will",
@@ -106,6 +107,7 @@ class Connection(Wire):
         self._now_s = 0.0
         self.client_id = ""
         self.address = ""
+        self._proven: str | None = None
 
     # The socket.
 
@@ -114,11 +116,11 @@ class Connection(Wire):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername") or ("", 0)
         self.address = str(peer[0])
-        if not self._door.admit(self):
-            self.send(packets.connack_packet(packets.UNAVAILABLE))
-            self.close()
+        ticket = self._door.admit(self, transport)
+        if ticket is None:
             return
-        self._deadline = self._loop.call_later(self._limits.connect_timeout_s, self._too_slow)
+        self._proven = transport.get_extra_info("certificate_name")
+        self._deadline = self._loop.call_at(ticket.connect_by_s, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
         """Refuse at the first byte what is not MQTT."""
@@ -378,7 +380,7 @@ class Connection(Wire):
             return
         self._phase = _Phase.GREETING
         self.client_id = connect.client_id or self._door.new_client_id()
-        who = Introduction(self.client_id, connect.username, connect.password, self.address)
+        who = Introduction(self.client_id, connect.username, connect.password, self.address, self._proven)
         answer = self._door.access.authenticate(who)
         if inspect.isawaitable(answer):
             self.hold(HOLD_GREETING)

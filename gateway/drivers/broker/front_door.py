@@ -6,8 +6,6 @@ It owns everything a client can do wrong; amqtt behind it sees clean clients onl
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
 import secrets
 from collections import Counter
@@ -17,10 +15,12 @@ import msgspec
 
 from gateway.core.messages import RawMessage
 from gateway.core.topics import RouteTable, topic_fault
+from gateway.drivers.broker import packets
 from gateway.drivers.broker.access import Access, Principal
 from gateway.drivers.broker.connection import Connection
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.framing import MalformedError
+from gateway.drivers.broker.gate import Gate, Ticket
 from gateway.drivers.broker.limits import RULINGS_MAX, DoorLimits
 from gateway.drivers.broker.session import Session
 from gateway.ports import Clock, Receipt
@@ -80,70 +80,52 @@ class FrontDoor:
         self.exchange = exchange
         self.hurry = hurry
         self.counters = counters
+        self.gate = Gate(limits, counters)
         self.stopping = False
         self._routes = routes
         self._ingest = ingest
         self._refused = refused
-        self._connections: set[Connection] = set()
-        self._per_address: Counter[str] = Counter()
+        self._connections: dict[Connection, Ticket] = {}
         self._clients: dict[str, Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._rulings: dict[frozenset[str], dict[bytes, Ruling]] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
         self._complained_s = float("-inf")
         self._unsaid = 0
 
     # Coming and going.
 
     def connect(self) -> Connection:
-        """The protocol of a new socket."""
+        """The protocol of a new socket, or of a new layer over one."""
         return Connection(self)
 
     @property
     def connections(self) -> int:
         """Sockets now."""
-        return len(self._connections)
+        return len(self.gate)
 
-    def admit(self, connection: Connection) -> bool:
-        """Whether there is room for one more, in all and from its address."""
-        self.counters["connections_total"] += 1
-        crowded = self._counted(connection.address) and (
-            self._per_address[connection.address] >= self.limits.connections_per_address_max
-        )
-        if self.stopping or crowded or len(self._connections) >= self.limits.connections_max:
-            self.counters["refused_connections"] += 1
-            return False
-        self._connections.add(connection)
-        self._empty.clear()
-        self._per_address[connection.address] += 1
-        return True
-
-    def _counted(self, address: str) -> bool:
-        if not self.limits.loopback_exempt:
-            return True
-        try:
-            return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
-        except ValueError:
-            return True
+    def admit(self, connection: Connection, transport: asyncio.BaseTransport) -> Ticket | None:
+        """Let it in, unless a layer below has passed the gate already; None if there is no room."""
+        ticket: Ticket | None = transport.get_extra_info("ticket")
+        if ticket is None:
+            ticket = self.gate.enter(transport)
+        if ticket is None:
+            self.gate.turn_away(transport, packets.connack_packet(packets.UNAVAILABLE))
+        else:
+            self._connections[connection] = ticket
+        return ticket
 
     def gone(self, connection: Connection) -> None:
         """The socket is closed."""
-        if connection not in self._connections:
-            return
-        self._connections.discard(connection)
-        if not self._connections:
-            self._empty.set()
-        self._per_address[connection.address] -= 1
-        if self._per_address[connection.address] <= 0:
-            del self._per_address[connection.address]
+        ticket = self._connections.pop(connection, None)
+        if ticket is not None:
+            self.gate.leave(ticket)
 
     def new_client_id(self) -> str:
         """An id for a client that leaves it to us (3.1.3.1)."""
         return f"auto-{secrets.token_hex(8)}"
 
     def enter(self, connection: Connection, *, clean: bool) -> tuple[Session, bool] | None:
-        """Make it the one holder of its client id; its session and whether it was there, None without room."""
+        """Make it the one holder of its client id; its session and whether it was there, None = no room."""
         old = self._clients.get(connection.client_id)
         if old is not None:
             self.counters["takeovers"] += 1
@@ -267,6 +249,7 @@ class FrontDoor:
     def stop(self) -> None:
         """Read nothing more; what is in flight can still be acknowledged."""
         self.stopping = True
+        self.gate.shut()
         for connection in self._connections:
             connection.stop_reading()
 
@@ -276,8 +259,7 @@ class FrontDoor:
         for connection in tuple(self._connections):
             connection.close()
         await self._wait_closed(self.limits.close_timeout_s)
-        for connection in tuple(self._connections):
-            connection.abort()
+        self.gate.clear()
         await self._wait_closed(self.limits.close_timeout_s)
         for task in tuple(self._tasks):
             task.cancel()
@@ -285,8 +267,6 @@ class FrontDoor:
             await asyncio.wait(tuple(self._tasks))
 
     async def _wait_closed(self, timeout_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
+        await self.gate.wait_empty(timeout_s)
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=timeout_s)

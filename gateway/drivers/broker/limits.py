@@ -19,6 +19,12 @@ WRITE_HIGH_WATER_BYTES = 64 * 1024
 # Output of one loop turn is written at once; more than this goes out in between.
 WRITE_BATCH_BYTES = 16 * 1024
 
+# A socket that is refused stays this long, so that it hears why; none of them holds more than the
+# kernel's buffers, and 64 file descriptors are few beside 2000.
+TURNED_AWAY_LINGER_S = 1.0
+TURNED_AWAY_MAX = 64
+TURNED_AWAY_BYTES_MAX = 64 * 1024  # a CONNECT with a will; more is no client that waits for us
+
 CLIENT_ID_BYTES_MAX = 256  # the standard asks for 23 at least; the id is kept with every message
 FILTERS_PER_CLIENT_MAX = 200  # a dashboard has a dozen; more are refused with 0x80
 FILTERS_PER_TURN = 4  # looked up among 10,000 retained messages: about 10 ms of the loop's time
@@ -49,7 +55,7 @@ class DoorLimits(msgspec.Struct, frozen=True):
         connections_per_address_max: sockets of one address; base stations and routers
             speak for many collars, so it is wide. Loopback is exempt unless told otherwise.
         loopback_exempt: local tools are not counted per address.
-        connect_timeout_s: from the first byte to an accepted CONNECT.
+        connect_timeout_s: from the TCP accept to an accepted CONNECT, a TLS or WebSocket handshake included.
         keepalive_factor: a silent client goes after this times its keepalive (3.1.2.10).
         write_deadline_s: how long a peer may leave its output unread.
         close_timeout_s: how long `close` waits for output to leave.
