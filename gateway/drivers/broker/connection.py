@@ -12,12 +12,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING
 
-from gateway.core.messages import RawMessage
-from gateway.core.topics import filter_fault
 from gateway.drivers.broker import packets
 from gateway.drivers.broker.access import Introduction, Principal
+from gateway.drivers.broker.desk import Desk
 from gateway.drivers.broker.framing import (
     CONNECT,
     DISCONNECT,
@@ -31,29 +29,11 @@ from gateway.drivers.broker.framing import (
     UNSUBSCRIBE,
     MalformedError,
 )
-from gateway.drivers.broker.limits import (
-    CLIENT_ID_BYTES_MAX,
-    FILTERS_PER_TURN,
-    IN_FLIGHT_HURRY,
-    IN_FLIGHT_PAUSE,
-    IN_FLIGHT_RESUME,
-    QOS2_IDS_PER_CLIENT_MAX,
-)
-from gateway.drivers.broker.receipts import UNASKED, InFlight, Receipt
+from gateway.drivers.broker.front_door import FrontDoor
+from gateway.drivers.broker.inbound import Inbound
+from gateway.drivers.broker.limits import CLIENT_ID_BYTES_MAX, FILTERS_PER_TURN
 from gateway.drivers.broker.session import Session
-from gateway.drivers.broker.wire import (
-    HOLD_CONTROL,
-    HOLD_GREETING,
-    HOLD_IN_FLIGHT,
-    HOLD_STOPPING,
-    Wire,
-)
-
-if TYPE_CHECKING:
-    from gateway.drivers.broker.front_door import FrontDoor, Ruling
-
-_ACK = {1: bytes((PUBACK, 2)), 2: bytes((PUBREC, 2))}
-_PUBCOMP = bytes((PUBCOMP, 2))
+from gateway.drivers.broker.wire import HOLD_CONTROL, HOLD_GREETING, HOLD_STOPPING, Wire
 
 
 class _Phase(IntEnum):
@@ -77,31 +57,31 @@ class Connection(Wire):
 
     __slots__ = (
         "_deadline",
+        "_desk",
         "_door",
-        "_in_flight",
+        "_inbound",
         "_keepalive_s",
         "_now_ms",
         "_now_s",
         "_phase",
         "_principal",
         "_proven",
-        "_rulings",
         "_session",
         "_will",
         "address",
         "client_id",
     )
 
-    def __init__(self, door: FrontDoor) -> None:
+    def __init__(self, door: FrontDoor, desk: Desk) -> None:
         super().__init__(door.limits)
         self._door = door
+        self._desk = desk
         self._phase = _Phase.AWAITING
-        self._in_flight = InFlight(self._settled)
+        self._inbound: Inbound | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._keepalive_s = 0.0
         self._will: packets.Will | None = None
         self._session: Session | None = None
-        self._rulings: dict[bytes, Ruling] = {}
         self._principal: Principal | None = None
         self._now_ms = 0
         self._now_s = 0.0
@@ -136,7 +116,7 @@ class Connection(Wire):
 
     def eof_received(self) -> bool:
         """Keep our half open while acknowledgements are owed to a client that said goodbye."""
-        if self._phase is _Phase.LEAVING and len(self._in_flight):
+        if self._phase is _Phase.LEAVING and self._inbound:
             return True
         self.close()
         return False
@@ -158,9 +138,11 @@ class Connection(Wire):
             self._deadline.cancel()
             self._deadline = None
         will, self._will = self._will, None
-        if will is not None and self._phase is _Phase.OPEN and not self._door.stopping:
-            self._publish_will(will)
-        self._in_flight.abandon()
+        if will is not None and self._inbound is not None and not self._door.stopping:
+            self.on_batch()
+            self._inbound.will(will, self._now_ms, self._now_s)
+        if self._inbound is not None:
+            self._inbound.abandon()
         self._leave_session()
 
     def _leave_session(self) -> None:
@@ -208,16 +190,16 @@ class Connection(Wire):
 
     def on_packet(self, first: int, body: bytes) -> None:
         """Handle a packet of an open session; before that, a CONNECT."""
-        session = self._session
-        if session is None or self._phase is not _Phase.OPEN:
+        session, inbound = self._session, self._inbound
+        if session is None or inbound is None:
             if self._phase is _Phase.AWAITING:
                 self._on_connect(first, body)
             return  # what follows a DISCONNECT is not looked at
         kind = first & 0xF0
         if kind == PUBLISH:
-            self._on_publish(session, first, body)
+            inbound.publish(first, body, self._now_ms, self._now_s)
         elif first == PUBREL:
-            self._on_release(session, body)
+            inbound.release(body)
         elif first == PUBACK:
             self._door.exchange.delivery.acknowledged(session, packets.read_packet_id(body))
         elif first == PUBREC:
@@ -235,71 +217,9 @@ class Connection(Wire):
         else:
             raise MalformedError("a second CONNECT")
 
-    def _on_publish(self, session: Session, first: int, body: bytes) -> None:
-        qos = (first >> 1) & 3
-        if len(body) < 2:
-            raise MalformedError("PUBLISH without a topic")
-        topic_end = 2 + ((body[0] << 8) | body[1])
-        start = topic_end + 2 if qos else topic_end
-        if start > len(body):
-            raise MalformedError("PUBLISH is cut short")
-        assert self._principal is not None  # noqa: S101 - narrows the type; set before OPEN
-        name = body[2:topic_end]
-        ruling = self._rulings.get(name) or self._door.rule(name, self._principal.roles)
-        receipt: Receipt | None
-        if qos == 0:
-            receipt = self._in_flight.add(b"")
-        else:
-            receipt = self._expect(session, qos, body[topic_end:start])
-            if receipt is None:
-                return
-        message = RawMessage(
-            ruling.topic, body[start:], self.client_id, self._now_ms, self._now_s, qos, bool(first & 1)
-        )
-        self._door.dispatch(message, ruling, self._principal, receipt, durable=qos == 2 and session.keeps)
-        waiting = len(self._in_flight)
-        if waiting >= IN_FLIGHT_HURRY:
-            if waiting >= IN_FLIGHT_PAUSE:
-                self.hold(HOLD_IN_FLIGHT)
-            self._door.hurry()
-
-    def _expect(self, session: Session, qos: int, packet_id: bytes) -> Receipt | None:
-        """Queue the acknowledgement; None if this QoS 2 message is here already (4.3.3)."""
-        number = packets.read_packet_id(packet_id)
-        acknowledgement = _ACK[qos] + packet_id
-        if qos == 1:
-            return self._in_flight.add(acknowledgement)
-        if number in session.received_ids:
-            self._door.counters["qos2_repeats"] += 1
-            known = session.received_ids[number]
-            if known is None:  # of the last run, and on disk
-                self._in_flight.add(acknowledgement).settle()
-            else:
-                known.follow(self._in_flight)
-            return None
-        if len(session.received_ids) >= QOS2_IDS_PER_CLIENT_MAX:
-            raise MalformedError(f"{QOS2_IDS_PER_CLIENT_MAX} QoS 2 messages without a PUBREL")
-        receipt = self._in_flight.add(acknowledgement)
-        self._door.exchange.take_id(session, number, receipt)
-        return receipt
-
-    def _on_release(self, session: Session, body: bytes) -> None:
-        """PUBREL: the id may be used anew, so what was noted of it must be gone before PUBCOMP."""
-        if self._door.exchange.release_id(session, packets.read_packet_id(body)):
-            self._door.exchange.keeper.after_commit(self._in_flight.add(_PUBCOMP + body))
-        else:
-            self.send(_PUBCOMP + body)
-
-    def _settled(self, acknowledgements: bytes, count: int) -> None:
-        if acknowledgements:
-            self._door.counters["acks_out"] += count
-            self.send(acknowledgements)
-        waiting = len(self._in_flight)
-        if waiting < IN_FLIGHT_RESUME:
-            self.release(HOLD_IN_FLIGHT)
-        if waiting >= IN_FLIGHT_HURRY:
-            self._door.hurry()
-        elif waiting == 0 and self._phase is _Phase.LEAVING:
+    def idle(self) -> None:
+        """Nothing is in flight any more."""
+        if self._phase is _Phase.LEAVING:
             self.close()
 
     def _on_subscribe(self, session: Session, body: bytes) -> None:
@@ -314,7 +234,7 @@ class Connection(Wire):
         self._after_commit(session, partial(self._subscribed, answer, granted))
 
     def _subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
-        if self._may_subscribe(topic_filter):
+        if self._principal is not None and self._desk.may_subscribe(self._principal, topic_filter):
             return self._door.exchange.subscribe(session, topic_filter, qos)
         self._door.counters["refused_subscriptions"] += 1
         return packets.SUBSCRIPTION_REFUSED
@@ -330,7 +250,7 @@ class Connection(Wire):
         self.hold(HOLD_CONTROL)
         if session.keeps:
             self._door.exchange.keeper.after_commit(_AfterCommit(say))
-            self._door.hurry()
+            self._desk.hurry()
         else:
             say()
 
@@ -348,11 +268,6 @@ class Connection(Wire):
         else:
             self.release(HOLD_CONTROL)
 
-    def _may_subscribe(self, topic_filter: str) -> bool:
-        if filter_fault(topic_filter) is not None or self._principal is None:
-            return False
-        return self._door.may_subscribe(self._principal, topic_filter)
-
     def _on_disconnect(self) -> None:
         self._will = None
         self._phase = _Phase.LEAVING
@@ -360,7 +275,7 @@ class Connection(Wire):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if not len(self._in_flight):
+        if not self._inbound:
             self.close()
 
     # Coming in.
@@ -415,7 +330,7 @@ class Connection(Wire):
             return
         self._session, present = opened
         self._principal = principal
-        self._rulings = door.rulings_for(principal.roles)
+        self._inbound = Inbound(self, self._session, principal, self._desk)
         self._will = connect.will
         self._phase = _Phase.OPEN
         self.send(packets.connack_packet(packets.ACCEPTED, session_present=present))
@@ -435,13 +350,3 @@ class Connection(Wire):
     def too_slow(self) -> None:
         """More waits for this client than may."""
         self.abort()
-
-    def _publish_will(self, will: packets.Will) -> None:
-        assert self._principal is not None  # noqa: S101 - narrows the type; set before OPEN
-        self.on_batch()
-        message = RawMessage(
-            will.topic, will.payload, self.client_id, self._now_ms, self._now_s, will.qos, will.retain
-        )
-        ruling = self._door.rule(will.topic.encode(), self._principal.roles)
-        self._door.counters["wills_published"] += 1
-        self._door.dispatch(message, ruling, self._principal, UNASKED, durable=False)

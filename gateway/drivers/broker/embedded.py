@@ -9,11 +9,14 @@ import asyncio
 import errno
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from gateway.core.broker_state import BrokerState, Change
 from gateway.core.messages import RawMessage
 from gateway.core.topics import RouteTable, topic_fault
 from gateway.drivers.broker.access import Access, AnonymousAccess
+from gateway.drivers.broker.connection import Connection
+from gateway.drivers.broker.desk import Desk
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.front_door import FrontDoor
 from gateway.drivers.broker.keeper import Keep
@@ -99,20 +102,27 @@ class EmbeddedBroker:
         """
         exchange = Exchange(self._counters, self._keep)
         door = FrontDoor(
-            routes=self._routes,
             clock=self._clock,
-            ingest=self._ingest,
-            refused=self._refused,
-            hurry=self._hurry,
             access=self._access,
             limits=self._limits,
             exchange=exchange,
             counters=self._counters,
         )
+        desk = Desk(
+            routes=self._routes,
+            access=self._access,
+            ingest=self._ingest,
+            refused=self._refused,
+            hurry=self._hurry,
+            exchange=exchange,
+            size_max=self._limits.packet_size_max,
+            counters=self._counters,
+        )
+        connect = partial(Connection, door, desk)
         servers: list[asyncio.Server] = []
         try:
             for listener in listeners:
-                servers.append(await _server(listener, door))  # noqa: PERF401 - those made so far are closed below
+                servers.append(await _server(listener, connect))  # noqa: PERF401 - those made so far are closed below
         except NetworkError:
             for server in servers:
                 server.close()
@@ -178,12 +188,12 @@ class EmbeddedBroker:
             await exchange.shutdown()
 
 
-async def _server(listener: Listener, door: FrontDoor) -> asyncio.Server:
+async def _server(listener: Listener, connect: Callable[[], Connection]) -> asyncio.Server:
     """Bind, without accepting anyone yet."""
     host, port = listener.host, listener.port
     try:
         return await asyncio.get_running_loop().create_server(
-            door.connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
+            connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
         )
     except OSError as fault:
         raise _listen_error(host, port, fault) from fault

@@ -66,11 +66,11 @@ def read_text(body: bytes, position: int) -> tuple[str, int]:
     return text, stop
 
 
-def read_packet_id(body: bytes) -> int:
-    """The packet id at the front; zero is malformed (2.3.1)."""
-    if len(body) < 2:
+def read_packet_id(body: bytes, position: int = 0) -> int:
+    """The packet id at `position`; zero is malformed (2.3.1)."""
+    if len(body) < position + 2:
         raise MalformedError("no packet id")
-    packet_id = (body[0] << 8) | body[1]
+    packet_id = (body[position] << 8) | body[position + 1]
     if packet_id == 0:
         raise MalformedError("packet id 0")
     return packet_id

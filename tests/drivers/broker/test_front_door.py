@@ -423,7 +423,7 @@ def test_qos2_ids_of_a_persistent_session_survive_a_reconnect():
 
 
 def test_unreleased_qos2_ids_are_bounded(monkeypatch):
-    monkeypatch.setattr("gateway.drivers.broker.connection.QOS2_IDS_PER_CLIENT_MAX", 10)
+    monkeypatch.setattr("gateway.drivers.broker.inbound.QOS2_IDS_PER_CLIENT_MAX", 10)
 
     async def scenario(place):
         async with connected(place) as client:
@@ -564,7 +564,7 @@ def test_a_client_that_says_goodbye_and_does_not_read_is_cut():
         async with connected(place) as client:
             await client.subscribe(("t", 0))
             client.writer.transport.pause_reading()
-            (door_side,) = place.broker._door._connections
+            (door_side,) = place.broker._door._inside
             while not door_side._transport.get_write_buffer_size():
                 place.broker.publish("t", bytes(8000))
                 await asyncio.sleep(0)
