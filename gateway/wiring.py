@@ -29,9 +29,12 @@ from gateway.services.ingest import IngestLimits
 
 
 def routes(config: Config) -> RouteTable:
-    """The route table with the site's open and denied topics."""
+    """The route table with the site's open and denied topics; rates hold once others can reach the broker."""
     return RouteTable(
-        default_routes(config.mqtt.topic_pattern), config.broker.open_topics, config.broker.denied_topics
+        default_routes(config.mqtt.topic_pattern),
+        config.broker.open_topics,
+        config.broker.denied_topics,
+        limited=not sections.is_loopback(config.broker.host),
     )
 
 
