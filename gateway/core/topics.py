@@ -127,6 +127,7 @@ class Ruling(msgspec.Struct, frozen=True):
         topic: it is about.
         refusal: why nobody with these roles may publish here; see `refusal_for`.
         ingest: as in the row.
+        state: of the topic only the newest message matters: the row's are retained.
         size_max: largest payload in bytes.
         row: key of the bucket that `rate` fills.
         rate: messages each client may send; None = any number.
@@ -136,6 +137,7 @@ class Ruling(msgspec.Struct, frozen=True):
     topic: str
     refusal: str | None
     ingest: bool = False
+    state: bool = False
     size_max: int = PACKET_BYTES_MAX
     row: str = ""
     rate: Rate | None = None
@@ -203,7 +205,9 @@ class RouteTable:
         if route is None:
             return Ruling(topic, None)
         rate = route.rate if self.limited else None
-        return Ruling(topic, None, route.ingest, route.size_max, route.name, rate, route.owner(topic))
+        return Ruling(
+            topic, None, route.ingest, route.retain, route.size_max, route.name, rate, route.owner(topic)
+        )
 
     def _refused(self, topic: str, why: str, route: Route | None) -> Ruling:
         """Counted against the row, if that has a rate, or together with everything else that is refused."""

@@ -5,52 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-import msgspec
-
 from gateway.core.messages import RawMessage
-from gateway.core.topics import RouteTable, filter_fault, topic_fault
+from gateway.core.rates import Meters
+from gateway.core.topic_names import filter_fault, topic_fault
+from gateway.core.topics import RouteTable, Ruling
 from gateway.drivers.broker.access import Access, Principal
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.framing import MalformedError
-from gateway.drivers.broker.limits import OWN_RULINGS_MAX, ROLE_SETS_MAX, RULINGS_MAX
+from gateway.drivers.broker.limits import ROLE_SETS_MAX, RULINGS_MAX
 from gateway.ports import Receipt
 
 Ingest = Callable[[RawMessage, Receipt], None]
 Refused = Callable[[RawMessage, str, Receipt], None]
 
 
-class Ruling(msgspec.Struct, frozen=True):
-    """What the route table says about one topic for one principal.
-
-    Args:
-        topic: decoded.
-        refusal: why not to publish here; None = it may.
-        ingest: the store takes it.
-        state: only the newest message of the topic matters.
-        size_max: bytes of payload.
-    """
-
-    topic: str
-    refusal: str | None
-    ingest: bool
-    state: bool
-    size_max: int
-
-
-class Rulings(dict[bytes, Ruling]):
-    """A cache of rulings by the topic's bytes; it starts afresh when it is full."""
-
-    __slots__ = ("limit",)
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def keep(self, name: bytes, ruling: Ruling) -> None:
-        """Add one."""
-        if len(self) >= self.limit:
-            self.clear()
-        self[name] = ruling
+Rulings = dict[bytes, Ruling]
+"""By the topic's bytes; for one set of roles."""
 
 
 class Desk:
@@ -63,8 +33,10 @@ class Desk:
         refused: takes publishes that are not allowed, with the reason.
         hurry: a connection has a backlog; commit soon.
         exchange: takes everything to its subscribers.
-        size_max: bytes of payload where no row says otherwise.
         counters: shared with the exchange.
+
+    Attributes:
+        meters: how much each client may still send.
     """
 
     def __init__(
@@ -76,7 +48,6 @@ class Desk:
         refused: Refused,
         hurry: Callable[[], None],
         exchange: Exchange,
-        size_max: int,
         counters: Counter[str],
     ) -> None:
         self.exchange = exchange
@@ -86,18 +57,16 @@ class Desk:
         self._access = access
         self._ingest = ingest
         self._refused = refused
-        self._size_max = size_max
-        self._shared: dict[frozenset[str], Rulings] = {}
+        self.meters = Meters()
+        self._rulings: dict[frozenset[str], Rulings] = {}
 
-    def rulings_for(self, principal: Principal) -> Rulings:
-        """A cache for what this principal publishes; those that may speak for anyone share one."""
-        if principal.speaks_for is not None:
-            return Rulings(OWN_RULINGS_MAX)
-        if principal.roles not in self._shared and len(self._shared) >= ROLE_SETS_MAX:
-            self._shared.clear()
-        return self._shared.setdefault(principal.roles, Rulings(RULINGS_MAX))
+    def rulings_for(self, roles: frozenset[str]) -> Rulings:
+        """The cache for clients with these roles; the desk fills it."""
+        if roles not in self._rulings and len(self._rulings) >= ROLE_SETS_MAX:
+            self._rulings.clear()
+        return self._rulings.setdefault(roles, {})
 
-    def rule(self, name: bytes, principal: Principal) -> Ruling:
+    def rule(self, name: bytes, roles: frozenset[str]) -> Ruling:
         """Decide about a topic.
 
         Raises:
@@ -110,14 +79,13 @@ class Desk:
         why = topic_fault(topic)
         if why is not None:
             raise MalformedError(why)
-        route = self._routes.match(topic)
-        return Ruling(
-            topic=topic,
-            refusal=self._routes.publish_refusal(topic, principal.roles),
-            ingest=route is not None and route.ingest,
-            state=route is not None and route.retain,
-            size_max=route.size_max if route is not None else self._size_max,
-        )
+        ruling = self._routes.rule(topic, roles)
+        if ruling.refusal is None:  # a refused one may be 64 KiB long, and would push out good ones
+            cache = self.rulings_for(roles)
+            if len(cache) >= RULINGS_MAX:
+                cache.clear()
+            cache[name] = ruling
+        return ruling
 
     def dispatch(
         self, message: RawMessage, ruling: Ruling, principal: Principal, receipt: Receipt, *, durable: bool
@@ -132,7 +100,7 @@ class Desk:
             durable: something about it must do so already.
         """
         self.counters["publishes_in"] += 1
-        why = ruling.refusal
+        why = ruling.refusal_for(principal.speaks_for)
         if why is None and not self._access.may_publish(principal, message.topic):
             why = "the client may not publish here"
         if why is None and len(message.payload) > ruling.size_max:
@@ -156,6 +124,6 @@ class Desk:
         """Whether it is a filter, and route table and access both agree."""
         if filter_fault(topic_filter) is not None:
             return False
-        if self._routes.subscribe_refusal(topic_filter, principal.roles) is not None:
+        if self._routes.subscribe_refusal(topic_filter, principal.roles, principal.speaks_for) is not None:
             return False
         return self._access.may_subscribe(principal, topic_filter)

@@ -115,7 +115,6 @@ class EmbeddedBroker:
             refused=self._refused,
             hurry=self._hurry,
             exchange=exchange,
-            size_max=self._limits.packet_size_max,
             counters=self._counters,
         )
         connect = partial(Connection, door, desk)

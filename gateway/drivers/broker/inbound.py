@@ -5,9 +5,13 @@ Plain state on the event loop. What is in flight has arrived and is not yet on d
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Protocol
 
 from gateway.core.messages import RawMessage
+from gateway.core.rates import Disconnect, Drop, Pass, Pause, Rate
+from gateway.core.topics import Ruling, animals_spoken_for
 from gateway.drivers.broker import packets
 from gateway.drivers.broker.access import Principal
 from gateway.drivers.broker.desk import Desk
@@ -20,7 +24,9 @@ from gateway.drivers.broker.limits import (
 )
 from gateway.drivers.broker.receipts import UNASKED, InFlight, Receipt
 from gateway.drivers.broker.session import Session
-from gateway.drivers.broker.wire import HOLD_IN_FLIGHT
+from gateway.drivers.broker.wire import HOLD_IN_FLIGHT, HOLD_RATE
+
+_log = logging.getLogger(__name__)
 
 _PUBACK = bytes((PUBACK, 2))
 _PUBREC = bytes((PUBREC, 2))
@@ -57,14 +63,18 @@ class Inbound:
         desk: takes the publishes.
     """
 
-    __slots__ = ("_desk", "_in_flight", "_principal", "_rulings", "_session", "_source")
+    __slots__ = ("_desk", "_in_flight", "_meter", "_principal", "_rested", "_rulings", "_session", "_source")
 
     def __init__(self, source: Source, session: Session, principal: Principal, desk: Desk) -> None:
         self._source = source
         self._session = session
         self._principal = principal
         self._desk = desk
-        self._rulings = desk.rulings_for(principal)
+        self._rulings = desk.rulings_for(principal.roles)
+        self._meter = desk.meters.of(
+            session.client_id, animals_spoken_for(principal.roles, principal.speaks_for)
+        )
+        self._rested: asyncio.TimerHandle | None = None
         self._in_flight = InFlight(self._settled)
 
     def __len__(self) -> int:
@@ -93,8 +103,9 @@ class Inbound:
         name = body[2:topic_end]
         ruling = self._rulings.get(name)
         if ruling is None:
-            ruling = self._desk.rule(name, self._principal)
-            self._rulings.keep(name, ruling)
+            ruling = self._desk.rule(name, self._principal.roles)
+        if ruling.rate is not None and not self._within_rate(ruling, ruling.rate, qos, now_s):
+            return
         receipt: Receipt | None
         if qos == 0:
             receipt = self._in_flight.add(b"")
@@ -114,6 +125,26 @@ class Inbound:
             if waiting >= IN_FLIGHT_PAUSE:
                 self._source.hold(HOLD_IN_FLIGHT)
             self._desk.hurry()
+
+    def _within_rate(self, ruling: Ruling, rate: Rate, qos: int, now_s: float) -> bool:
+        """Whether the message passes. Over the limit it is the last for a while, or dropped (decision 24)."""
+        decision = self._meter.take(ruling.row, rate, qos, now_s)
+        if isinstance(decision, Pass):
+            return True
+        what = type(decision).__name__.lower()
+        self._desk.counters[f"rate_{what}"] += 1
+        if isinstance(decision, Disconnect):
+            raise MalformedError(f"a flood of QoS 0 on {ruling.topic[:100]!r}")
+        if decision.first:
+            _log.warning("Client %r is over the rate of %r: %s", self._session.client_id, ruling.row, what)
+        if isinstance(decision, Pause) and self._rested is None:
+            self._source.hold(HOLD_RATE)
+            self._rested = asyncio.get_running_loop().call_later(decision.wait_s, self._rest_over)
+        return isinstance(decision, Pause)
+
+    def _rest_over(self) -> None:
+        self._rested = None
+        self._source.release(HOLD_RATE)
 
     def _expect(self, packet_id: int, acknowledgement: bytes) -> Receipt | None:
         """Queue a PUBREC; None if this message is here already (4.3.3)."""
@@ -145,7 +176,12 @@ class Inbound:
         message = RawMessage(
             will.topic, will.payload, self._session.client_id, now_ms, now_s, will.qos, will.retain
         )
-        ruling = self._desk.rule(will.topic.encode(), self._principal)
+        ruling = self._desk.rule(will.topic.encode(), self._principal.roles)
+        if ruling.rate is not None and isinstance(
+            self._meter.take(ruling.row, ruling.rate, will.qos, now_s), Drop | Disconnect
+        ):
+            self._desk.counters["rate_drop"] += 1
+            return
         self._desk.counters["wills_published"] += 1
         self._desk.dispatch(message, ruling, self._principal, UNASKED, durable=False)
 
@@ -163,4 +199,7 @@ class Inbound:
 
     def abandon(self) -> None:
         """The connection is gone; later settlements go nowhere."""
+        if self._rested is not None:
+            self._rested.cancel()
+            self._rested = None
         self._in_flight.abandon()

@@ -43,8 +43,7 @@ BACKLOG_BYTES_MAX = 32 * 1024 * 1024  # waiting for all subscribers together
 BACKLOG_OFFLINE_BYTES_MAX = 24 * 1024 * 1024  # of that, for those who are away: they cannot starve the others
 
 RULINGS_MAX = 8192  # cached decisions about topics: 5000 animals and some; 3 MB
-ROLE_SETS_MAX = 16  # sets of roles with such a cache; an installation has a handful
-OWN_RULINGS_MAX = 64  # of a device that speaks for itself: one topic or two; 24 KB
+ROLE_SETS_MAX = 4  # sets of roles with such a cache: sensors, concentrators, operators, anonymous
 PLANS_MAX = 8192  # cached lists of subscribers of a topic; likewise
 
 

@@ -23,6 +23,7 @@ HOLD_IN_FLIGHT = 2  # too many unacknowledged publishes
 HOLD_CONTROL = 4  # a SUBSCRIBE or UNSUBSCRIBE is being answered; they keep their order
 HOLD_OUTPUT = 8  # the peer does not read
 HOLD_STOPPING = 16  # the gateway is shutting down
+HOLD_RATE = 32  # it has sent more than its rate
 
 
 class Wire(asyncio.Protocol, ABC):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from gateway.core.rates import Rate
 from gateway.drivers.broker import EmbeddedBroker, Listener, Principal
 from gateway.drivers.broker import packets as p
 from gateway.errors import NetworkError
@@ -798,3 +799,39 @@ def test_the_gateway_publishes_before_and_after_start():
         await place.broker.close()
 
     asyncio.run(main())
+
+
+# Rates (decision 24); core/rates has the tables.
+
+
+def test_a_backlog_over_the_rate_is_slowed_and_never_dropped():
+    rates = {"sensors": Rate(per_min=6000, burst=20)}  # 100 a second
+
+    async def scenario(place):
+        async with connected(place) as client:
+            for number in range(40):
+                client.send(publish_bytes(SENSOR, b"x", qos=1, packet_id=number + 1))
+            for number in range(40):
+                assert await client.packet() == (PUBACK, (number + 1).to_bytes(2, "big"))
+            await client.ping()
+        assert len(place.messages) == 40
+        assert place.counters["rate_pause"] >= 15
+
+    run(scenario, limited=True, rates=rates)
+
+
+def test_a_flood_of_qos_0_is_dropped_then_disconnected(caplog):
+    async def scenario(place):
+        async with connected(place) as client:
+            client.send(publish_bytes(SENSOR, b"x") * 250)
+            assert await client.closed() == b""
+        assert len(place.messages) == 20
+        assert place.counters["rate_drop"] == 180
+        assert place.counters["rate_disconnect"] == 1
+        async with connected(place, "other") as client:
+            client.send(publish_bytes(SENSOR, b"x"))
+            await client.ping()
+        assert len(place.messages) == 21
+
+    run(scenario, limited=True, rates={"sensors": Rate(per_min=1, burst=20)})
+    assert "Client 'c' is over the rate of 'sensors': drop" in caplog.text
