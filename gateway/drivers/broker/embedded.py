@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from gateway.core.broker_state import BrokerState, Change
 from gateway.core.messages import RawMessage
 from gateway.core.topics import RouteTable, topic_fault
 from gateway.drivers.broker.access import Access, AnonymousAccess
@@ -34,6 +35,8 @@ class EmbeddedBroker:
             after the commit, on the loop's thread, and only then is the publish acknowledged.
         refused: called likewise for each publish that is not allowed, with the reason.
         hurry: called when one connection holds 16 unacknowledged publishes or more.
+        keep: called after a change that must outlive a restart; a receipt given is settled once
+            that change is on disk.
         access: authentication and access control; everyone may speak by default.
         limits: bounds of the front door.
     """
@@ -46,6 +49,7 @@ class EmbeddedBroker:
         ingest: Callable[[RawMessage, Receipt], None],
         refused: Callable[[RawMessage, str, Receipt], None],
         hurry: Callable[[], None],
+        keep: Callable[[Receipt | None], None] = lambda _: None,
         access: Access | None = None,
         limits: DoorLimits | None = None,
     ) -> None:
@@ -54,6 +58,8 @@ class EmbeddedBroker:
         self._ingest = ingest
         self._refused = refused
         self._hurry = hurry
+        self._keep = keep
+        self._restored = BrokerState()
         self._access: Access = access if access is not None else AnonymousAccess()
         self._limits = limits if limits is not None else DoorLimits()
         self._counters: Counter[str] = Counter()
@@ -78,6 +84,14 @@ class EmbeddedBroker:
     def counters(self) -> Mapping[str, int]:
         """How often what happened; a name that never occurred reads 0."""
         return self._counters
+
+    def restore(self, state: BrokerState) -> None:
+        """Take over what was kept; before `start`."""
+        self._restored = state
+
+    def changes(self) -> Sequence[Change]:
+        """What has changed since this was asked last, and must outlive a restart."""
+        return ()
 
     async def start(self, *listeners: Listener) -> None:
         """Listen on all of them; `self.ports` tells their ports, in this order.
