@@ -293,20 +293,23 @@ def must_close(inputs: Iterable[tuple[str, bytes]], *, first: bool = False, rest
     `first` sends it as the first bytes of the connection, otherwise after an accepted CONNECT.
     """
 
+    async def survives(place: Barn, number: int, name: str, data: bytes) -> str | None:
+        async with raw(place) as client:
+            if not first:
+                client.send(connect_bytes(f"c{number}"))
+                assert await client.packet() == (0x20, b"\x00\x00")
+            client.send(data if rest else data + PINGREQ)  # only a broker that goes on will answer it
+            left = await _the_end_of(client)
+        return None if left == rest else f"{name}: {left!r}"
+
     async def main() -> None:
-        survivors: list[str] = []
         async with barn() as place, connected(place, "bystander", keepalive=0) as bystander:
             await bystander.subscribe(("bystander", 1))
-            for name, data in inputs:
-                async with raw(place) as client:
-                    if not first:
-                        client.send(connect_bytes("c"))
-                        assert await client.packet() == (0x20, b"\x00\x00")
-                    client.send(data if rest else data + PINGREQ)  # only a broker that goes on will answer it
-                    left = await _the_end_of(client)
-                    if left != rest:
-                        survivors.append(f"{name}: {left!r}")
+            answers = await asyncio.gather(
+                *(survives(place, number, name, data) for number, (name, data) in enumerate(inputs))
+            )
             await _is_unharmed(bystander)
+        survivors = [answer for answer in answers if answer is not None]
         assert not survivors, survivors
 
     asyncio.run(main())
