@@ -159,7 +159,7 @@ def state_bounds() -> StateBounds:
     return StateBounds(
         sessions=limits.SESSIONS_MAX,
         filters=limits.FILTERS_PER_CLIENT_MAX,
-        waiting=limits.BACKLOG_MESSAGES_MAX,
+        waiting=limits.BACKLOG_MESSAGES_MAX + limits.DELIVERY_IN_FLIGHT_MAX,
         waiting_bytes=limits.BACKLOG_BYTES_MAX,
         ids=limits.QOS2_IDS_PER_CLIENT_MAX,
         retained=limits.RETAINED_MESSAGES_MAX,
