@@ -199,12 +199,14 @@ class Gateway:
             store_state=self._store_state,
             alive=partial(self.supervisor.beat, "ingest"),
         )
+        self.admission = wiring.admission(config)
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
             clock=clock,
             ingest=self.ingest.accept,
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
+            access=self.admission.access,
             limits=wiring.door_limits(config),
         )
         self._stack.push_async_callback(self.broker.close)
@@ -348,6 +350,8 @@ class Gateway:
                 self.supervisor.beat("store")  # an explicit answer: degraded, not hung
             if self.supervisor.healthy():
                 self.systemd.watchdog()
+            if await self.admission.look():
+                self.broker.recheck()
             await self._measure()
             await asyncio.sleep(LOOK_EVERY_S)
 

@@ -77,11 +77,11 @@ class Connection(Wire):
         self._refused_codes: tuple[int, ...] | None = None
         self._qos2_ids: dict[int, Receipt] = {}
         self._rulings: dict[bytes, Ruling] = {}
-        self._principal: Principal | None = None
         self._now_ms = 0
         self._now_s = 0.0
         self.client_id = ""
         self.address = ""
+        self.principal: Principal | None = None
         self._port = 0
         self.task: asyncio.Task[None] | None = None
 
@@ -203,9 +203,9 @@ class Connection(Wire):
         start = topic_end + 2 if qos else topic_end
         if start > len(body):
             raise MalformedError("PUBLISH is cut short")
-        assert self._principal is not None  # noqa: S101 - narrows the type; set before OPEN
+        assert self.principal is not None  # noqa: S101 - narrows the type; set before OPEN
         name = body[2:topic_end]
-        ruling = self._rulings.get(name) or self._door.rule(name, self._principal.roles)
+        ruling = self._rulings.get(name) or self._door.rule(name, self.principal.roles)
         receipt: Receipt | None
         if qos == 0:
             receipt = self._in_flight.add(b"")
@@ -216,7 +216,7 @@ class Connection(Wire):
         message = RawMessage(
             ruling.topic, body[start:], self.client_id, self._now_ms, self._now_s, qos, bool(first & 1)
         )
-        self._door.dispatch(message, ruling, self._principal, receipt)
+        self._door.dispatch(message, ruling, self.principal, receipt)
         waiting = len(self._in_flight)
         if waiting >= IN_FLIGHT_HURRY:
             if waiting >= IN_FLIGHT_PAUSE:
@@ -284,9 +284,9 @@ class Connection(Wire):
             self._link.feed(packet)
 
     def _may_subscribe(self, topic_filter: str) -> bool:
-        if filter_fault(topic_filter) is not None or self._principal is None:
+        if filter_fault(topic_filter) is not None or self.principal is None:
             return False
-        return self._door.may_subscribe(self._principal, topic_filter)
+        return self._door.may_subscribe(self.principal, topic_filter)
 
     def _on_disconnect(self) -> None:
         self._will = None
@@ -326,15 +326,16 @@ class Connection(Wire):
         """From an accepted CONNECT to the end of amqtt's session."""
         door = self._door
         try:
-            who = Introduction(self.client_id, connect.username, connect.password, self.address)
+            who = Introduction(connect.client_id, connect.username, connect.password, self.address)
             answer = door.access.authenticate(who)
             principal = await answer if inspect.isawaitable(answer) else answer
-            if principal is None:
-                self._refuse(packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED)
+            if not isinstance(principal, Principal):
+                unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
+                self._refuse(unsaid if principal is None else principal)
                 return
-            if not await door.take_over(self):
+            if not (await door.take_over(self) and door.access.still_valid(principal)):
                 return
-            self._principal = principal
+            self.principal = principal
             self._rulings = door.rulings_for(principal.roles)
             self._will = connect.will
             self._keepalive_s = connect.keepalive_s * self._limits.keepalive_factor
@@ -389,11 +390,11 @@ class Connection(Wire):
             self._door.exchange.writable(self.client_id)
 
     def _publish_will(self, will: packets.Will) -> None:
-        assert self._principal is not None  # noqa: S101 - narrows the type; set before OPEN
+        assert self.principal is not None  # noqa: S101 - narrows the type; set before OPEN
         self.on_batch()
         message = RawMessage(
             will.topic, will.payload, self.client_id, self._now_ms, self._now_s, will.qos, will.retain
         )
-        ruling = self._door.rule(will.topic.encode(), self._principal.roles)
+        ruling = self._door.rule(will.topic.encode(), self.principal.roles)
         self._door.counters["wills_published"] += 1
-        self._door.dispatch(message, ruling, self._principal, UNASKED)
+        self._door.dispatch(message, ruling, self.principal, UNASKED)

@@ -136,6 +136,11 @@ class EmbeddedBroker:
             self._exchange.retain(topic, payload, qos)
         self._exchange.distribute(topic, payload, qos)
 
+    def recheck(self) -> None:
+        """What `access` answers has changed: end the connections it would not let in any more."""
+        if self._door is not None:
+            self._door.recheck()
+
     async def stop(self) -> None:
         """Stop accepting and reading. Connections stay, so that `settle` still acknowledges."""
         for server in self._servers:

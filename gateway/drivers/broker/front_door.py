@@ -139,6 +139,14 @@ class FrontDoor:
         if self._per_address[connection.address] <= 0:
             del self._per_address[connection.address]
 
+    def recheck(self) -> None:
+        """Who may speak has changed: end what would not be let in any more. Its will is due."""
+        for connection in tuple(self._connections):
+            who = connection.principal
+            if who is not None and not self.access.still_valid(who):
+                self.counters["revoked"] += 1
+                connection.abort()
+
     def new_client_id(self) -> str:
         """An id for a client that leaves it to us (3.1.3.1)."""
         return f"auto-{secrets.token_hex(8)}"
