@@ -251,6 +251,7 @@ render_config() { # config/gateway.yaml with a Pi's paths and a closed door
     text="$(sed \
         -e 's#^\(  open_topics: \)\["\#"\]#\1[]#' \
         -e "s#^\(  path: \)data/#\1/var/lib/$NAME/data/#" \
+        -e "s#^\(  devices: \)data/#\1/var/lib/$NAME/data/#" \
         -e "s#^\(  farm_register: \)data/#\1/var/lib/$NAME/data/#" \
         -e "s#^\(  directory: \)backups#\1/var/lib/$NAME/backups#" \
         -e "s#^\(  log_file: \)logs/#\1/var/log/$NAME/#" \
@@ -262,6 +263,7 @@ render_config() { # config/gateway.yaml with a Pi's paths and a closed door
         text="$(sed -e '/^broker:/,/^database:/s#^\(  allow_anonymous: \)false#\1true#' <<<"$text")"
     fi
     for line in "  open_topics: []" "  path: /var/lib/$NAME" "  farm_register: /var/lib/$NAME" \
+        "  devices: /var/lib/$NAME" \
         "  directory: /var/lib/$NAME" \
         "  log_file: /var/log/$NAME" "  host: ${LISTEN:+\"$LISTEN\"}" "  allow_anonymous: $ANONYMOUS"; do
         grep -qF -- "$line" <<<"$text" || die "config/gateway.yaml has changed; install.sh cannot set \"$line\""

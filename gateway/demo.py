@@ -40,7 +40,8 @@ def demo_config(config: Config) -> Config:
     replace = msgspec.structs.replace
     return replace(
         config,
-        broker=replace(config.broker, host="127.0.0.1"),
+        mode="standard",  # the simulated herd has no passwords
+        broker=replace(config.broker, host="127.0.0.1", devices=str(FOLDER / "devices.json")),
         service=replace(config.service, health_check_host="127.0.0.1"),
         uplink=replace(config.uplink, enabled=False),
         database=replace(config.database, path=str(FOLDER / "alert_state.db")),

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from gateway.admission import Admission
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.broker_state import StateBounds
@@ -23,11 +24,13 @@ from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker import limits
 from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.broker.listeners import Listener
+from gateway.drivers.broker.tokens import Anonymous, TokenAccess
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.uplink_mqtt import UplinkTarget
 from gateway.ports import Clock, Panel
 from gateway.services.backups import Backups
 from gateway.services.ingest import IngestLimits
+from gateway.store.devices import DeviceFile
 
 
 def routes(config: Config) -> RouteTable:
@@ -141,6 +144,18 @@ def pins(config: Config) -> panel_driver.Pins:
 def listeners(config: Config) -> tuple[Listener, ...]:
     """Where the broker listens."""
     return (Listener(config.broker.host, config.broker_port),)
+
+
+def admission(config: Config) -> Admission:
+    """Who may speak; reads the device register."""
+    return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(anonymous(config)))
+
+
+def anonymous(config: Config) -> Anonymous:
+    """Who may speak without a credential: nobody, this machine, or everyone (decision 34)."""
+    if config.mode == "production":
+        return Anonymous.NOBODY
+    return Anonymous.EVERYONE if config.broker.allow_anonymous else Anonymous.THIS_MACHINE
 
 
 def door_limits(config: Config) -> DoorLimits:

@@ -119,7 +119,9 @@ def test_the_configuration_for_a_pi_is_closed_and_sound(barn: Path) -> None:
     install("--root", barn, "--no-venv")
     expected = Config()
     changed = {
-        "broker": msgspec.structs.replace(expected.broker, open_topics=()),
+        "broker": msgspec.structs.replace(
+            expected.broker, open_topics=(), devices="/var/lib/barn-gateway/data/devices.json"
+        ),
         "database": msgspec.structs.replace(
             expected.database, path="/var/lib/barn-gateway/data/alert_state.db"
         ),

@@ -62,8 +62,9 @@ class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
     """Document 0's broker settings (S0-024..033, S0-047).
 
     A local `broker_host` means the embedded broker, which listens on `broker_port`.
-    `keepalive` (seconds) and `reconnect` are the uplink's. `client_id`, `qos`, credentials and TLS
-    are accepted and have no effect: the gateway is the broker, and that has none of them yet.
+    `keepalive` (seconds) and `reconnect` are the uplink's. `client_id`, `qos` and TLS are accepted and
+    have no effect: the gateway is the broker itself. `username` and `password` are what
+    `barn-gateway import` logs in with; sensors have credentials of their own (`barn-gateway device`).
     """
 
     broker_host: Text = "localhost"
@@ -89,11 +90,16 @@ class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
-    """The embedded broker's door (decisions 23 and 34). `port` None = `mqtt.broker_port`."""
+    """The embedded broker's door (decisions 23 and 34). `port` None = `mqtt.broker_port`.
+
+    `devices` is the register of who may speak. Without a credential may speak: nobody in `mode:
+    production`, everyone with `allow_anonymous`, otherwise peers with a loopback address.
+    """
 
     host: Text = "127.0.0.1"
     port: Port | None = None
     allow_anonymous: bool = False
+    devices: Text = "data/devices.json"
     open_topics: tuple[str, ...] = ("#",)
     denied_topics: tuple[str, ...] = ("test/nosubscribe",)
     limits: BrokerLimits = BrokerLimits()
@@ -226,7 +232,7 @@ class PanelPins(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole configuration. `mode: production` demands authentication and TLS (S3-049)."""
+    """The whole configuration. `mode: production` demands authentication and encryption (S3-049)."""
 
     mode: Literal["standard", "production"] = "standard"
     site: Site = Site()

@@ -167,6 +167,11 @@ class EmbeddedBroker:
         """What of sessions and retained messages is to be written down since the last call."""
         return self._exchange.changes() if self._exchange is not None else ()
 
+    def recheck(self) -> None:
+        """What `access` answers has changed: end the connections it would not let in any more."""
+        if self._door is not None:
+            self._door.recheck()
+
     async def stop(self) -> None:
         """Stop accepting and reading. Connections stay, so that `settle` still acknowledges."""
         for server in self._servers:
