@@ -13,7 +13,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from gateway.admission import Admission
-from gateway.config import Config
+from gateway.config import Config, is_loopback
 from gateway.config import schema as sections
 from gateway.core.delivery import BackoffPolicy
 from gateway.core.retention import part_bytes
@@ -143,7 +143,11 @@ def listeners(config: Config) -> tuple[Listener, ...]:
 
 def admission(config: Config) -> Admission:
     """Who may speak; reads the device register."""
-    return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(anonymous(config)))
+    welcome = anonymous(config)
+    needed = welcome is Anonymous.NOBODY or (
+        welcome is Anonymous.THIS_MACHINE and not is_loopback(config.broker.host)
+    )
+    return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(welcome), needed=needed)
 
 
 def anonymous(config: Config) -> Anonymous:
