@@ -198,6 +198,7 @@ def private_config(folder: Path) -> Config:
     """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
     return Config(
         mqtt=sections.Mqtt(broker_port=0),
+        broker=sections.Broker(devices=str(folder / "devices.json")),
         database=sections.Database(path=str(folder / "alert_state.db")),
         store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
         backup=sections.Backup(enabled=False),
