@@ -20,12 +20,14 @@ class Admission:
     Args:
         file: the register.
         access: what the broker asks; it knows the devices when this returns.
+        needed: nobody on the network comes in without being registered, so an empty register is told.
 
     Attributes:
         access: the same.
     """
 
-    def __init__(self, file: DeviceFile, access: TokenAccess) -> None:
+    def __init__(self, file: DeviceFile, access: TokenAccess, *, needed: bool = True) -> None:
+        self._needed = needed
         self.access = access
         self._file = file
         self._take(file.look())
@@ -40,5 +42,10 @@ class Admission:
         if found.roster is None:
             return False
         self.access.use(found.roster)
-        log.info("%d devices registered in %s", len(found.roster), self._file.path)
+        if len(found.roster):
+            log.info("Devices registered in %s: %d", self._file.path, len(found.roster))
+        elif self._needed:
+            log.warning(
+                "No device is registered in %s; `barn-gateway device add` enters one", self._file.path
+            )
         return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from gateway.admission import Admission
-from gateway.config import Config
+from gateway.config import Config, is_loopback
 from gateway.config import schema as sections
 from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
@@ -148,7 +148,11 @@ def listeners(config: Config) -> tuple[Listener, ...]:
 
 def admission(config: Config) -> Admission:
     """Who may speak; reads the device register."""
-    return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(anonymous(config)))
+    welcome = anonymous(config)
+    needed = welcome is Anonymous.NOBODY or (
+        welcome is Anonymous.THIS_MACHINE and not is_loopback(config.broker.host)
+    )
+    return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(welcome), needed=needed)
 
 
 def anonymous(config: Config) -> Anonymous:
@@ -212,6 +216,7 @@ def private_config(folder: Path) -> Config:
     """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
     return Config(
         mqtt=sections.Mqtt(broker_port=0),
+        broker=sections.Broker(devices=str(folder / "devices.json")),
         database=sections.Database(path=str(folder / "alert_state.db")),
         store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
         backup=sections.Backup(enabled=False),
