@@ -22,6 +22,7 @@ from gateway.drivers.broker.front_door import FrontDoor
 from gateway.drivers.broker.keeper import Keep
 from gateway.drivers.broker.limits import RETAINED_MESSAGES_MAX, DoorLimits
 from gateway.drivers.broker.listeners import Listener
+from gateway.drivers.broker.stack import stack
 from gateway.errors import NetworkError
 from gateway.ports import Clock, Receipt
 
@@ -122,7 +123,7 @@ class EmbeddedBroker:
         servers: list[asyncio.Server] = []
         try:
             for listener in listeners:
-                servers.append(await _server(listener, connect))  # noqa: PERF401 - those made so far are closed below
+                servers.append(await _server(listener, stack(listener, connect, door.gate, self._limits)))  # noqa: PERF401 - those made so far are closed below
         except NetworkError:
             for server in servers:
                 server.close()
@@ -188,7 +189,7 @@ class EmbeddedBroker:
             await exchange.shutdown()
 
 
-async def _server(listener: Listener, connect: Callable[[], Connection]) -> asyncio.Server:
+async def _server(listener: Listener, connect: Callable[[], asyncio.Protocol]) -> asyncio.Server:
     """Bind, without accepting anyone yet."""
     host, port = listener.host, listener.port
     try:
