@@ -143,7 +143,7 @@ class Gate:
             return
         more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
         address = ticket.address if ticket is not None else "unknown"
-        _log.warning("Closed a connection from %s before MQTT: %s%s", address, why, more)
+        _log.warning("Closed the connection of %s: %s%s", address, why, more)
         self._complained_s, self._unsaid = now_s, 0
 
     def shut(self) -> None:

@@ -241,7 +241,7 @@ def test_acknowledgements_reach_a_client_that_has_said_goodbye():
         transport.write_eof()
         async with asyncio.timeout(5):
             await closed
-        assert bytes(heard) in {b"\x20\x02\x00\x00\x40\x02\x00\x07"}
+        assert bytes(heard) == b"\x20\x02\x00\x00\x40\x02\x00\x07"
 
     run(scenario, settling=False)
 
@@ -355,9 +355,9 @@ def test_handshake_and_connect_share_one_deadline():
 def test_old_tls_is_refused():
     async def scenario(place):
         context = client_context()
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
             context.minimum_version = ssl.TLSVersion.TLSv1
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
             context.maximum_version = ssl.TLSVersion.TLSv1_1
         context.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.raises((ssl.SSLError, ConnectionError)):
