@@ -6,6 +6,7 @@ Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs af
 from __future__ import annotations
 
 import shutil
+import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,11 +22,15 @@ from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.broker.listeners import Listener
+from gateway.drivers.broker.tls import server_context, valid_until
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.uplink_mqtt import UplinkTarget
 from gateway.ports import Clock, Panel
 from gateway.services.backups import Backups
 from gateway.services.ingest import IngestLimits
+
+CERTIFICATE_NOTE_DAYS = 60
+"""Before the end of the server certificate: two visits of somebody who looks after the barn."""
 
 
 def routes(config: Config) -> RouteTable:
@@ -134,8 +139,55 @@ def pins(config: Config) -> panel_driver.Pins:
 
 
 def listeners(config: Config) -> tuple[Listener, ...]:
-    """Where the broker listens."""
-    return (Listener(config.broker.host, config.broker_port),)
+    """Where the broker listens; the first is the plain one.
+
+    Raises:
+        ConfigError: a certificate or a key cannot be used; says which.
+    """
+    broker, websocket = config.broker, config.broker.websocket
+    found = [Listener(broker.host, config.broker_port)]
+    context = _tls_context(config)
+    if broker.tls.enabled:
+        found.append(Listener(broker.tls_host, broker.tls.port, tls=context))
+    if websocket.enabled:
+        found.append(
+            Listener(
+                broker.websocket_host,
+                websocket.port,
+                tls=context if websocket.tls else None,
+                websocket=True,
+                origins=frozenset(websocket.origins),
+            )
+        )
+    return tuple(found)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    """One for all listeners that encrypt; None where none does."""
+    tls, websocket = config.broker.tls, config.broker.websocket
+    if not tls.enabled and not (websocket.enabled and websocket.tls):
+        return None
+    certificate = Path(tls.certificate)
+    client_ca = Path(tls.client_ca) if tls.client_ca else certificate.with_name("ca.crt")
+    return server_context(
+        certificate,
+        Path(tls.key),
+        client_ca=None if tls.client_certificates == "none" else client_ca,
+        client_certificates=tls.client_certificates,
+    )
+
+
+def certificate_note(config: Config, now_ms: int) -> str | None:
+    """What is to be said about the end of the server certificate, at a start; None if there is time."""
+    if _tls_context(config) is None:
+        return None
+    certificate = Path(config.broker.tls.certificate)
+    until = valid_until(certificate)
+    left_days = (until.timestamp() - now_ms / 1000) / 86400
+    if left_days > CERTIFICATE_NOTE_DAYS:
+        return None
+    verb = "expires" if left_days > 0 else "expired"
+    return f"{certificate} {verb} on {until:%Y-%m-%d}; `barn-gateway certificates` renews the gateway's own"
 
 
 def door_limits(config: Config) -> DoorLimits:
