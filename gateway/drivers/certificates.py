@@ -146,6 +146,10 @@ class Authority:
         for path in (certificate, key_path):
             if path.exists():
                 raise ConfigError(f"{path} is there already", hint="it is left alone; move it away")
+        if not (self._folder / "ca.crt").exists():
+            raise ConfigError(
+                f"{self._folder} holds no authority to sign with", hint="`barn-gateway certificates` makes it"
+            )
         ca, ca_key = self._authority()
         key = self._key(key_path)
         until = NOT_BEFORE.replace(year=self._now.year + DEVICE_YEARS)
