@@ -239,7 +239,12 @@ class Gateway:
         await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
-        await self.broker.start(*wiring.listeners(config))
+        listeners = wiring.listeners(config)
+        await self.broker.start(*listeners)
+        for listener in listeners:
+            log.info("Listening: %s", listener)
+        if note := wiring.certificate_note(config, self.clock.now_ms()):
+            log.warning("%s", note)
         log.info("Connected to MQTT broker at %s:%d", config.mqtt.broker_host, self.broker.port)
         log.info("Subscribed to topic pattern: %s (QoS %d)", config.mqtt.topic_pattern, config.mqtt.qos)
         if config.service.enable_health_check:

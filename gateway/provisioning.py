@@ -60,11 +60,19 @@ Hand = Callable[[list[Login]], None]
 
 
 def door(config: Config) -> Door:
-    """The listener a device should use."""
-    host = config.broker.host
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        host = _address_of_this_machine()
-    return Door(host, config.broker_port, local_only=is_loopback(host))
+    """The listener a device should use: the encrypted one, where there is one."""
+    broker = config.broker
+    if not broker.tls.enabled:
+        host = _reachable(broker.host)
+        return Door(host, config.broker_port, local_only=is_loopback(host))
+    host = _reachable(broker.tls_host)
+    own = Path(broker.tls.certificate).with_name("ca.crt")  # as `barn-gateway certificates` lays it
+    ca_file = str(own) if own.exists() else None
+    return Door(host, broker.tls.port, tls=True, ca_file=ca_file, local_only=is_loopback(host))
+
+
+def _reachable(host: str) -> str:
+    return _address_of_this_machine() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
 
 
 def add(

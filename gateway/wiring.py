@@ -6,6 +6,7 @@ Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs af
 from __future__ import annotations
 
 import shutil
+import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from gateway.admission import Admission
-from gateway.config import Config, is_loopback
+from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
@@ -24,6 +25,7 @@ from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker import limits
 from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.broker.listeners import Listener
+from gateway.drivers.broker.tls import server_context, valid_until
 from gateway.drivers.broker.tokens import Anonymous, TokenAccess
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.uplink_mqtt import UplinkTarget
@@ -32,6 +34,9 @@ from gateway.services.backups import Backups
 from gateway.services.ingest import IngestLimits
 from gateway.store.devices import DeviceFile
 
+CERTIFICATE_NOTE_DAYS = 60
+"""Before the end of the server certificate: two visits of somebody who looks after the barn."""
+
 
 def routes(config: Config) -> RouteTable:
     """The route table with the site's open and denied topics; rates hold once others can reach the broker."""
@@ -39,7 +44,7 @@ def routes(config: Config) -> RouteTable:
         default_routes(config.mqtt.topic_pattern),
         config.broker.open_topics,
         config.broker.denied_topics,
-        limited=not sections.is_loopback(config.broker.host),
+        limited=config.broker.on_network,
     )
 
 
@@ -142,16 +147,61 @@ def pins(config: Config) -> panel_driver.Pins:
 
 
 def listeners(config: Config) -> tuple[Listener, ...]:
-    """Where the broker listens."""
-    return (Listener(config.broker.host, config.broker_port),)
+    """Where the broker listens; the first is the plain one.
+
+    Raises:
+        ConfigError: a certificate or a key cannot be used; says which.
+    """
+    broker, websocket = config.broker, config.broker.websocket
+    found = [Listener(broker.host, config.broker_port)]
+    context = _tls_context(config)
+    if broker.tls.enabled:
+        found.append(Listener(broker.tls_host, broker.tls.port, tls=context))
+    if websocket.enabled:
+        found.append(
+            Listener(
+                broker.websocket_host,
+                websocket.port,
+                tls=context if websocket.tls else None,
+                websocket=True,
+                origins=frozenset(websocket.origins),
+            )
+        )
+    return tuple(found)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    """One for all listeners that encrypt; None where none does."""
+    tls, websocket = config.broker.tls, config.broker.websocket
+    if not tls.enabled and not (websocket.enabled and websocket.tls):
+        return None
+    certificate = Path(tls.certificate)
+    client_ca = Path(tls.client_ca) if tls.client_ca else certificate.with_name("ca.crt")
+    return server_context(
+        certificate,
+        Path(tls.key),
+        client_ca=None if tls.client_certificates == "none" else client_ca,
+        client_certificates=tls.client_certificates,
+    )
+
+
+def certificate_note(config: Config, now_ms: int) -> str | None:
+    """What is to be said about the end of the server certificate, at a start; None if there is time."""
+    if _tls_context(config) is None:
+        return None
+    certificate = Path(config.broker.tls.certificate)
+    until = valid_until(certificate)
+    left_days = (until.timestamp() - now_ms / 1000) / 86400
+    if left_days > CERTIFICATE_NOTE_DAYS:
+        return None
+    verb = "expires" if left_days > 0 else "expired"
+    return f"{certificate} {verb} on {until:%Y-%m-%d}; `barn-gateway certificates` renews the gateway's own"
 
 
 def admission(config: Config) -> Admission:
     """Who may speak; reads the device register."""
     welcome = anonymous(config)
-    needed = welcome is Anonymous.NOBODY or (
-        welcome is Anonymous.THIS_MACHINE and not is_loopback(config.broker.host)
-    )
+    needed = welcome is Anonymous.NOBODY or (welcome is Anonymous.THIS_MACHINE and config.broker.on_network)
     return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(welcome), needed=needed)
 
 

@@ -144,20 +144,22 @@ panel: 5
             "1: mqtt.username: asks for passwords, and broker.allow_anonymous lets everyone in",
         ),
         (
-            "mode: production\nbroker:\n  allow_anonymous: true",
+            "mode: production\nbroker:\n  allow_anonymous: true\n  tls: {enabled: true}",
             "3: broker.allow_anonymous: production lets nobody speak without a password",
         ),
         (
-            "mode: production\nbroker:\n  host: 0.0.0.0",
+            "mode: production\nbroker:\n  host: 0.0.0.0\n  tls: {enabled: true}",
             "3: broker.host: passwords and readings would reach 0.0.0.0 unencrypted",
         ),
         (
-            "mode: production\nservice:\n  health_check_host: '::'\n  allow_anonymous: true",
-            "3: service.health_check_host: the pages have neither a login nor TLS",
+            "mode: production\nbroker: {tls: {enabled: true}}\nservice:\n  health_check_host: '::'\n"
+            "  allow_anonymous: true",
+            "4: service.health_check_host: the pages have neither a login nor TLS",
         ),
         (
-            "mode: production\nuplink:\n  enabled: true\n  host: farm.example",
-            "2: uplink.use_tls: production sends nothing unencrypted to farm.example",
+            "mode: production\nbroker: {tls: {enabled: true}}\nuplink:\n  enabled: true\n"
+            "  host: farm.example",
+            "3: uplink.use_tls: production sends nothing unencrypted to farm.example",
         ),
         (
             "broker:\n  devices: data/farm.json",
@@ -289,7 +291,7 @@ def test_a_network_address_is_safe_without_more_words_and_says_what_can_be_overh
     [
         ("{}", Anonymous.THIS_MACHINE),
         ("broker: {allow_anonymous: true}", Anonymous.EVERYONE),
-        ("mode: production", Anonymous.NOBODY),
+        ("mode: production\nbroker: {tls: {enabled: true}}", Anonymous.NOBODY),
     ],
 )
 def test_who_may_speak_without_a_password_follows_from_mode_and_allow_anonymous(
@@ -307,7 +309,7 @@ def test_production_names_every_unmet_demand_at_once(tmp_path: Path) -> None:
     path = tmp_path / "g.yaml"
     path.write_text(
         "mode: production\n"
-        "broker: {host: 0.0.0.0, allow_anonymous: true}\n"
+        "broker: {host: 0.0.0.0, allow_anonymous: true, websocket: {enabled: true, tls: false}}\n"
         "service: {health_check_host: 0.0.0.0, allow_anonymous: true}\n"
         "uplink: {enabled: true, host: farm.example}\n",
         encoding="utf-8",
@@ -315,6 +317,8 @@ def test_production_names_every_unmet_demand_at_once(tmp_path: Path) -> None:
     assert {fault.path for fault in read(path, {}).faults} == {
         "broker.host",
         "broker.allow_anonymous",
+        "broker.tls.enabled",
+        "broker.websocket.tls",
         "service.health_check_host",
         "uplink.use_tls",
     }

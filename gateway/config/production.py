@@ -22,6 +22,16 @@ def production_faults(config: Config) -> Iterator[Contradiction]:
             "production lets nobody speak without a password; write false, "
             "and give each device its own: `barn-gateway device add COW_001`",
         )
+    if not broker.tls.enabled:
+        yield Contradiction(
+            ("broker.tls.enabled", "mode"),
+            "production demands TLS; write true, and make the certificates: `barn-gateway certificates`",
+        )
+    if broker.websocket.enabled and not broker.websocket.tls and not is_loopback(broker.websocket_host):
+        yield Contradiction(
+            ("broker.websocket.tls", "mode"),
+            f"browsers would reach {broker.websocket_host} unencrypted; production demands TLS, write true",
+        )
     if not is_loopback(broker.host):
         yield Contradiction(
             ("broker.host", "mode"),

@@ -10,6 +10,7 @@ import zoneinfo
 from collections.abc import Collection, Iterator
 
 from gateway.config.faults import Contradiction
+from gateway.config.listeners import listener_faults, listener_warnings
 from gateway.config.production import production_faults
 from gateway.config.schema import Config, is_local, is_loopback
 from gateway.core.topics import ALERTS_PATTERN, covers, filter_fault, size_fault, topic_fault
@@ -22,6 +23,8 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _site(config)
     yield from _mqtt(config)
     yield from _broker(config)
+    yield from _listener_hosts(config)
+    yield from listener_faults(config)
     yield from _topics(config)
     yield from _files(config)
     yield from _service(config)
@@ -102,6 +105,13 @@ def _broker(config: Config) -> Iterator[Contradiction]:
             ("broker.port", "mqtt.broker_port"),
             f"differs from mqtt.broker_port ({config.mqtt.broker_port}); keep one of the two",
         )
+
+
+def _listener_hosts(config: Config) -> Iterator[Contradiction]:
+    for key, host in (("tls", config.broker.tls.host), ("websocket", config.broker.websocket.host)):
+        fault = _address_fault(host) if host is not None else None
+        if fault:
+            yield Contradiction((f"broker.{key}.host",), fault)
 
 
 def _topics(config: Config) -> Iterator[Contradiction]:
@@ -200,6 +210,7 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
             has no detector for; app.py knows them from DETECTORS.
     """
     broker, mqtt, uplink = config.broker, config.mqtt, config.uplink
+    yield from listener_warnings(config)
     for job, schedule in config.detector_schedules.items():
         if job in jobs_without_detectors and schedule.enabled:
             yield Contradiction(

@@ -89,6 +89,31 @@ class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: Seconds = 10.0
 
 
+class BrokerTls(msgspec.Struct, frozen=True, kw_only=True):
+    """The encrypted listener. `host` None = `broker.host`; `client_ca` None = ca.crt beside `certificate`."""
+
+    enabled: bool = False
+    host: Text | None = None
+    port: Port = 8883
+    certificate: Text = "certificates/server.crt"
+    key: Text = "certificates/server.key"
+    client_certificates: Literal["none", "optional", "required"] = "none"
+    client_ca: Text | None = None
+
+
+class BrokerWebsocket(msgspec.Struct, frozen=True, kw_only=True):
+    """The listener for browsers. `host` None = `broker.host`; `tls` uses the certificate of `broker.tls`.
+
+    `origins`: pages that may connect besides those of this machine itself.
+    """
+
+    enabled: bool = False
+    host: Text | None = None
+    port: Port = 9001
+    tls: bool = False
+    origins: tuple[str, ...] = ()
+
+
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
     """The embedded broker's door (decisions 23 and 34). `port` None = `mqtt.broker_port`.
 
@@ -103,6 +128,26 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
     open_topics: tuple[str, ...] = ("#",)
     denied_topics: tuple[str, ...] = ("test/nosubscribe",)
     limits: BrokerLimits = BrokerLimits()
+    tls: BrokerTls = BrokerTls()
+    websocket: BrokerWebsocket = BrokerWebsocket()
+
+    @property
+    def on_network(self) -> bool:
+        """Whether other machines can reach one of the listeners."""
+        hosts = [self.host]
+        hosts += [self.tls_host] if self.tls.enabled else []
+        hosts += [self.websocket_host] if self.websocket.enabled else []
+        return not all(is_loopback(host) for host in hosts)
+
+    @property
+    def tls_host(self) -> str:
+        """The address of the encrypted listener."""
+        return self.tls.host or self.host
+
+    @property
+    def websocket_host(self) -> str:
+        """The address of the listener for browsers."""
+        return self.websocket.host or self.host
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True):

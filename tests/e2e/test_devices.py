@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from gateway.drivers.certificates import Authority
 from tests.conftest import need
 from tests.e2e.gateway_process import GatewayProcess, running_gateway, until
 from tests.e2e.test_commands import gateway
@@ -48,8 +50,12 @@ def test_in_production_a_device_lives_from_its_adding_to_its_removal(
 ) -> None:
     """S3-049, decision 34: nobody without a password, and every change within seconds, without a restart."""
     pub, sub = need("mosquitto_pub"), need("mosquitto_sub")
-    port, http_port = free_ports(2)
-    with running_gateway(tmp_path, port, http_port, mode="production") as barn:
+    port, http_port, tls_port = free_ports(3)
+    certificates = tmp_path / "certificates"
+    Authority(certificates, datetime.now(UTC)).ensure(["127.0.0.1", "localhost"])
+    tls = {"enabled": True, "port": tls_port, "certificate": str(certificates / "server.crt")}
+    broker = {"tls": tls | {"key": str(certificates / "server.key")}}
+    with running_gateway(tmp_path, port, http_port, mode="production", broker=broker) as barn:
         assert "No device is registered" in barn.console()
         anyone = [pub, "-h", "127.0.0.1", "-p", str(port), "-t", "artemis/sensors/COW_001", "-m", "x"]
         assert code_of(anyone) != 0  # not even this machine
@@ -59,7 +65,7 @@ def test_in_production_a_device_lives_from_its_adding_to_its_removal(
         assert stored(barn) == ["COW_001"]
 
         with subprocess.Popen(
-            [sub, *line[1:5], "-i", "COW_001/ear", *line[7:11], "-t", "artemis/alerts/+/+"],
+            [sub, *line[1 : line.index("-t")], "-i", "COW_001/ear", "-t", "artemis/alerts/COW_001/+"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,4 +106,5 @@ def test_production_without_its_demands_ends_with_1_and_names_them_all(tmp_path:
     assert done.returncode == 1
     assert "open.yaml:3: broker.host: " in done.stderr
     assert "open.yaml:4: broker.allow_anonymous: " in done.stderr
+    assert "broker.tls.enabled: production demands TLS" in done.stderr
     assert not (tmp_path / "data").exists()

@@ -327,6 +327,9 @@ class Connection(Wire):
             unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
             self._refuse(unsaid if answer is None else answer)
             return
+        if not door.access.still_valid(answer):  # while it was asked for, it was put out
+            self._refuse(packets.NOT_AUTHORIZED)
+            return
         opened = door.enter(self, clean=connect.clean)
         if opened is None:
             self._refuse(packets.UNAVAILABLE)

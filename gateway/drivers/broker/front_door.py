@@ -89,10 +89,8 @@ class FrontDoor:
         return len(self.gate)
 
     def admit(self, visitor: Visitor, transport: asyncio.BaseTransport) -> Ticket | None:
-        """Let it in, unless a layer below has passed the gate already; None if there is no room."""
-        ticket: Ticket | None = transport.get_extra_info("ticket")
-        if ticket is None:
-            ticket = self.gate.enter(transport)
+        """Let it in, if there is room; inside a layer it is in already."""
+        ticket = self.gate.enter(transport)
         if ticket is None:
             self.gate.turn_away(transport, packets.connack_packet(packets.UNAVAILABLE))
         else:

@@ -221,7 +221,7 @@ def test_each_refusal_has_its_return_code_and_closes_the_socket():
 def test_a_login_that_fails_is_never_noticed_by_the_live_client_of_that_id(intruder):
     async def scenario(place):
         async with connected(place, "COW_001", clean=False, **COW) as cow:
-            assert await cow.subscribe(("artemis/alerts/+/+", 1)) == [1]
+            assert await cow.subscribe(("artemis/alerts/COW_001/+", 1)) == [1]
             for clean in (True, False):
                 assert await code_of(place, "COW_001", clean=clean, **intruder) != 0
             assert place.counters["takeovers"] == 0
@@ -293,7 +293,7 @@ def test_a_device_that_is_put_out_while_it_takes_over_does_not_come_in():
     async def scenario(place):
         async with raw(place) as client:
             client.send(connect_bytes("COW_001", **COW))
-            assert await client.closed() == b""
+            assert await client.packet() == (0x20, b"\x00\x05")
         assert place.counters["sessions_opened"] == 0
 
     run(scenario, late)
