@@ -51,8 +51,9 @@ def main(arguments: list[str]) -> None:
         costs_us.append(figures["cost_us"])
         print(
             f"  {connections:4} connections: {figures['cost_us']:.0f} µs CPU a durable reading, "
-            f"publish→PUBACK p50 {figures['p50_ms']:.1f} p99 {figures['p99_ms']:.1f} ms, {figures['connect_ms']:.2f} ms CPU "
-            f"to connect one, RSS {figures['rss_mb']:.0f} MB; {about_load(figures)}"
+            f"publish→PUBACK p50 {figures['p50_ms']:.1f} p99 {figures['p99_ms']:.1f} ms, "
+            f"{figures['connect_ms']:.2f} ms CPU to connect one, RSS {figures['rss_mb']:.0f} MB; "
+            f"{about_load(figures)}"
         )
     growth = costs_us[-1] / costs_us[0]
     print(f"  grows {growth:.2f} times from {CONNECTIONS[0]} to {CONNECTIONS[-1]} (bar {BAR})")

@@ -9,8 +9,9 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -50,9 +51,13 @@ def memory_mb(field: str, pid: int | None = None) -> float:
     raise AssertionError(f"/proc/{pid or 'self'}/status has no {field}")
 
 
-def open_files(pid: int) -> int:
-    """File descriptors a process holds."""
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+def open_files(pid: int) -> Counter[str]:
+    """What a process holds open: files by their path, sockets and the like by their kind."""
+    found: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed since it was listed
+            found[str(entry.readlink()).partition("[")[0]] += 1
+    return found
 
 
 def raise_file_limit() -> None:

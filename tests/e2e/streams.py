@@ -8,6 +8,7 @@ insertions, deletions, repeats, splices; the same seed gives the same bytes.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import strategies as st
 
@@ -112,7 +113,7 @@ def _damage(stream: bytearray, dice: random.Random) -> None:
 
 def _cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *cuts, len(stream)]
-    return [stream[start:stop] for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+    return [stream[start:stop] for start, stop in pairwise(edges) if start < stop]
 
 
 # The strategy. A field is right most of the time, so that what follows it is reached.
