@@ -152,13 +152,17 @@ panel: 5
             "3: broker.host: passwords and readings would reach 0.0.0.0 unencrypted",
         ),
         (
-            "mode: production\nbroker: {tls: {enabled: true}}\nservice:\n  health_check_host: '::'\n"
-            "  allow_anonymous: true",
+            (
+                "mode: production\nbroker: {tls: {enabled: true}}\nservice:\n  health_check_host: '::'\n"
+                "  allow_anonymous: true"
+            ),
             "4: service.health_check_host: the pages have neither a login nor TLS",
         ),
         (
-            "mode: production\nbroker: {tls: {enabled: true}}\nuplink:\n  enabled: true\n"
-            "  host: farm.example",
+            (
+                "mode: production\nbroker: {tls: {enabled: true}}\nuplink:\n  enabled: true\n"
+                "  host: farm.example"
+            ),
             "3: uplink.use_tls: production sends nothing unencrypted to farm.example",
         ),
         (
