@@ -26,15 +26,17 @@ usage: sudo ./install.sh [options]
   --dry-run            print each step and change nothing (needs no root)
   --uninstall          stop and remove the program; configuration and data stay
   --purge              with --uninstall: remove configuration, data, logs and the account too
-  --listen ADDRESS     let sensors connect from the network, at this address of the Pi
-                       (0.0.0.0 for all); needs --allow-anonymous
-  --allow-anonymous    everyone who reaches that address may publish. There are no device
-                       passwords and no TLS yet: use it only on a network of your own.
+  --listen ADDRESS     let sensors connect unencrypted too, with their passwords, at this
+                       address of the Pi (0.0.0.0 for all), port 1883
+  --allow-anonymous    with --listen: everyone who reaches that address may publish, without
+                       a password: use it only on a network of your own
   --root DIR           install below DIR, and leave accounts, packages and services alone
   --no-venv            leave out the Python environment
   --help
 
-Without --listen the broker and the pages answer on 127.0.0.1 only.
+Sensors connect with TLS on port 8883, each with the password of `barn-gateway device add`,
+and trust /etc/barn-gateway/certificates/ca.crt, which is made here. Without --listen port 1883
+and the pages answer on 127.0.0.1 only. A configuration that is there is kept as it is.
 TEXT
 }
 
@@ -104,9 +106,6 @@ parse() {
     fi
     if [ -n "$LISTEN" ]; then
         [[ "$LISTEN" =~ ^[0-9a-fA-F.:]+$ ]] || die "--listen $LISTEN: write an IP address of this machine"
-        $ANONYMOUS || [ "$LISTEN" = 127.0.0.1 ] || [ "$LISTEN" = ::1 ] ||
-            die "--listen $LISTEN opens the broker to the network without passwords;" \
-                "add --allow-anonymous if that is meant"
     elif $ANONYMOUS; then
         die "--allow-anonymous goes with --listen ADDRESS"
     fi
@@ -204,6 +203,28 @@ build_release() {
     link_commands
 }
 
+make_certificates() { # the authority and the server's certificate; what is there and good stays
+    local folder="$ROOT/etc/$NAME/certificates" program="$ROOT/opt/$NAME/current/bin/$NAME" before
+    local names=()
+    if ! $BUILD_VENV; then
+        say "left out: the certificates, which the program makes"
+        return
+    fi
+    case "$LISTEN" in
+        "" | 0.0.0.0 | ::) ;;
+        *) names=(--name "$LISTEN") ;;
+    esac
+    before="$(cat "$folder/server.crt" 2>/dev/null || true)"
+    if ! run "$program" certificates --folder "$folder" "${names[@]}"; then
+        say "note: the certificates in $folder were left as they are (see above)"
+        return
+    fi
+    # The service reads its own key; the authority's stays root's alone.
+    if [ -z "$ROOT" ]; then run chown "root:$NAME" "$folder/server.key"; fi
+    run chmod 0640 "$folder/server.key"
+    if ! $DRY && [ "$before" != "$(cat "$folder/server.crt")" ]; then CHANGED=true; fi
+}
+
 link_commands() { # barn-gateway and barn-sim for whoever sits at the Pi
     local command link
     run mkdir -p "$ROOT/usr/local/bin"
@@ -246,14 +267,19 @@ remove_old_releases() { # BASE NEW PREVIOUS: the previous one stays, for a way b
     done
 }
 
-render_config() { # config/gateway.yaml with a Pi's paths and a closed door
+render_config() { # config/gateway.yaml with a Pi's paths, its TLS listener and a closed door
     local text line
     text="$(sed \
         -e 's#^\(  open_topics: \)\["\#"\]#\1[]#' \
         -e "s#^\(  path: \)data/#\1/var/lib/$NAME/data/#" \
+        -e "s#^\(  devices: \)data/#\1/var/lib/$NAME/data/#" \
         -e "s#^\(  farm_register: \)data/#\1/var/lib/$NAME/data/#" \
         -e "s#^\(  directory: \)backups#\1/var/lib/$NAME/backups#" \
         -e "s#^\(  log_file: \)logs/#\1/var/log/$NAME/#" \
+        -e '/^  tls:/,/^  websocket:/s#^\(    enabled: \)false#\1true#' \
+        -e '/^  tls:/,/^  websocket:/s#^\(    host: \)null#\1"0.0.0.0"#' \
+        -e "s#^\(    certificate: \)certificates/#\1/etc/$NAME/certificates/#" \
+        -e "s#^\(    key: \)certificates/#\1/etc/$NAME/certificates/#" \
         "$SOURCE/config/gateway.yaml")"
     if [ -n "$LISTEN" ]; then
         text="$(sed -e "/^broker:/,/^database:/s#^\(  host: \)127.0.0.1#\1\"$LISTEN\"#" <<<"$text")"
@@ -262,7 +288,9 @@ render_config() { # config/gateway.yaml with a Pi's paths and a closed door
         text="$(sed -e '/^broker:/,/^database:/s#^\(  allow_anonymous: \)false#\1true#' <<<"$text")"
     fi
     for line in "  open_topics: []" "  path: /var/lib/$NAME" "  farm_register: /var/lib/$NAME" \
+        "  devices: /var/lib/$NAME" \
         "  directory: /var/lib/$NAME" \
+        "    enabled: true" "    host: \"0.0.0.0\"" "    certificate: /etc/$NAME" "    key: /etc/$NAME" \
         "  log_file: /var/log/$NAME" "  host: ${LISTEN:+\"$LISTEN\"}" "  allow_anonymous: $ANONYMOUS"; do
         grep -qF -- "$line" <<<"$text" || die "config/gateway.yaml has changed; install.sh cannot set \"$line\""
     done
@@ -307,10 +335,13 @@ install_all() {
     make_account
     write_config
     build_release
+    make_certificates
     write_unit
     start
     if [ -n "$LISTEN" ] && $ANONYMOUS; then
-        say "warning: everyone who reaches $LISTEN:1883 may publish. Passwords and TLS are not there yet."
+        say "warning: everyone who reaches $LISTEN:1883 may publish, without a password."
+    elif [ -n "$LISTEN" ] && [ "$LISTEN" != 127.0.0.1 ] && [ "$LISTEN" != ::1 ]; then
+        say "note: at $LISTEN:1883 readings and passwords travel unencrypted; port 8883 has TLS."
     fi
     if $DRY; then
         say "nothing was changed"
@@ -318,6 +349,7 @@ install_all() {
         say "nothing to do: everything is as it should be"
     else
         say "done. Look: systemctl status $NAME; curl http://127.0.0.1:8080/health"
+        say "A sensor's id and password: sudo $NAME device add COW_001"
     fi
 }
 

@@ -18,9 +18,8 @@ from zoneinfo import ZoneInfo
 
 from gateway import facts, wiring
 from gateway.config import Config
-from gateway.core.alert_event import ALERT_TOPICS, alert_topic, event_json
+from gateway.core.alert_event import alert_topic, event_json
 from gateway.core.alerts import Alert
-from gateway.core.broker_state import BrokerState
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
@@ -202,6 +201,7 @@ class Gateway:
             alive=partial(self.supervisor.beat, "ingest"),
             changes=lambda: self.broker.changes(),  # noqa: PLW0108 - the broker is built below, with its `keep`
         )
+        self.admission = wiring.admission(config)
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
             clock=clock,
@@ -209,6 +209,7 @@ class Gateway:
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
             keep=self.ingest.keep,
+            access=self.admission.access,
             limits=wiring.door_limits(config),
         )
         self._stack.push_async_callback(self.ingest.finish)  # behind the broker's goodbyes
@@ -229,9 +230,8 @@ class Gateway:
 
     async def _start(self) -> None:
         config = self.config
-        kept = await self._restore_broker()
+        await self._restore_broker()
         await self.alarm.restore()
-        self._clear_ended_alerts(kept)
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
@@ -239,7 +239,12 @@ class Gateway:
         await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
-        await self.broker.start(*wiring.listeners(config))
+        listeners = wiring.listeners(config)
+        await self.broker.start(*listeners)
+        for listener in listeners:
+            log.info("Listening: %s", listener)
+        if note := wiring.certificate_note(config, self.clock.now_ms()):
+            log.warning("%s", note)
         log.info("Connected to MQTT broker at %s:%d", config.mqtt.broker_host, self.broker.port)
         log.info("Subscribed to topic pattern: %s (QoS %d)", config.mqtt.topic_pattern, config.mqtt.qos)
         if config.service.enable_health_check:
@@ -253,20 +258,12 @@ class Gateway:
         self._schedule()
         self.supervisor.start("look", self._look, critical=True)
 
-    async def _restore_broker(self) -> BrokerState:
+    async def _restore_broker(self) -> None:
         """Sessions and retained messages of the last run; clients come in later."""
         state = await self.database.read(partial(load, bounds=wiring.state_bounds()))
         if state.left_out:
             log.warning("%d rows of kept MQTT sessions and messages make no sense: left out", state.left_out)
         self.broker.restore(state)
-        return state
-
-    def _clear_ended_alerts(self, kept: BrokerState) -> None:
-        """Retained ones that are not open: the power went before the broker was told (decision 20)."""
-        open_topics = {alert_topic(alert) for alert in self.alarm.open_alerts}
-        for message in kept.retained:
-            if message.topic.startswith(ALERT_TOPICS) and message.topic not in open_topics:
-                self.broker.publish(message.topic, b"", qos=1, retain=True)
 
     def _start_uplink(self) -> None:
         uplink = self.config.uplink
@@ -370,6 +367,8 @@ class Gateway:
                 self.supervisor.beat("store")  # an explicit answer: degraded, not hung
             if self.supervisor.healthy():
                 self.systemd.watchdog()
+            if await self.admission.look():
+                self.broker.recheck()
             await self._measure()
             await asyncio.sleep(LOOK_EVERY_S)
 

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from gateway.config import Config
+from gateway.config.schema import BrokerTls, BrokerWebsocket
 from gateway.drivers.clock import ScaledClock
 from gateway.errors import NetworkError
 
@@ -40,7 +41,14 @@ def demo_config(config: Config) -> Config:
     replace = msgspec.structs.replace
     return replace(
         config,
-        broker=replace(config.broker, host="127.0.0.1"),
+        mode="standard",  # the simulated herd has no passwords
+        broker=replace(
+            config.broker,
+            host="127.0.0.1",
+            devices=str(FOLDER / "devices.json"),
+            tls=BrokerTls(),
+            websocket=BrokerWebsocket(),
+        ),
         service=replace(config.service, health_check_host="127.0.0.1"),
         uplink=replace(config.uplink, enabled=False),
         database=replace(config.database, path=str(FOLDER / "alert_state.db")),

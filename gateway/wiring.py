@@ -6,12 +6,14 @@ Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs af
 from __future__ import annotations
 
 import shutil
+import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from gateway.admission import Admission
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.broker_state import StateBounds
@@ -23,11 +25,17 @@ from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker import limits
 from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.broker.listeners import Listener
+from gateway.drivers.broker.tls import server_context, valid_until
+from gateway.drivers.broker.tokens import Anonymous, TokenAccess
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.uplink_mqtt import UplinkTarget
 from gateway.ports import Clock, Panel
 from gateway.services.backups import Backups
 from gateway.services.ingest import IngestLimits
+from gateway.store.devices import DeviceFile
+
+CERTIFICATE_NOTE_DAYS = 60
+"""Before the end of the server certificate: two visits of somebody who looks after the barn."""
 
 
 def routes(config: Config) -> RouteTable:
@@ -36,7 +44,7 @@ def routes(config: Config) -> RouteTable:
         default_routes(config.mqtt.topic_pattern),
         config.broker.open_topics,
         config.broker.denied_topics,
-        limited=not sections.is_loopback(config.broker.host),
+        limited=config.broker.on_network,
     )
 
 
@@ -139,8 +147,69 @@ def pins(config: Config) -> panel_driver.Pins:
 
 
 def listeners(config: Config) -> tuple[Listener, ...]:
-    """Where the broker listens."""
-    return (Listener(config.broker.host, config.broker_port),)
+    """Where the broker listens; the first is the plain one.
+
+    Raises:
+        ConfigError: a certificate or a key cannot be used; says which.
+    """
+    broker, websocket = config.broker, config.broker.websocket
+    found = [Listener(broker.host, config.broker_port)]
+    context = _tls_context(config)
+    if broker.tls.enabled:
+        found.append(Listener(broker.tls_host, broker.tls.port, tls=context))
+    if websocket.enabled:
+        found.append(
+            Listener(
+                broker.websocket_host,
+                websocket.port,
+                tls=context if websocket.tls else None,
+                websocket=True,
+                origins=frozenset(websocket.origins),
+            )
+        )
+    return tuple(found)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    """One for all listeners that encrypt; None where none does."""
+    tls, websocket = config.broker.tls, config.broker.websocket
+    if not tls.enabled and not (websocket.enabled and websocket.tls):
+        return None
+    certificate = Path(tls.certificate)
+    client_ca = Path(tls.client_ca) if tls.client_ca else certificate.with_name("ca.crt")
+    return server_context(
+        certificate,
+        Path(tls.key),
+        client_ca=None if tls.client_certificates == "none" else client_ca,
+        client_certificates=tls.client_certificates,
+    )
+
+
+def certificate_note(config: Config, now_ms: int) -> str | None:
+    """What is to be said about the end of the server certificate, at a start; None if there is time."""
+    if _tls_context(config) is None:
+        return None
+    certificate = Path(config.broker.tls.certificate)
+    until = valid_until(certificate)
+    left_days = (until.timestamp() - now_ms / 1000) / 86400
+    if left_days > CERTIFICATE_NOTE_DAYS:
+        return None
+    verb = "expires" if left_days > 0 else "expired"
+    return f"{certificate} {verb} on {until:%Y-%m-%d}; `barn-gateway certificates` renews the gateway's own"
+
+
+def admission(config: Config) -> Admission:
+    """Who may speak; reads the device register."""
+    welcome = anonymous(config)
+    needed = welcome is Anonymous.NOBODY or (welcome is Anonymous.THIS_MACHINE and config.broker.on_network)
+    return Admission(DeviceFile(Path(config.broker.devices)), TokenAccess(welcome), needed=needed)
+
+
+def anonymous(config: Config) -> Anonymous:
+    """Who may speak without a credential: nobody, this machine, or everyone (decision 34)."""
+    if config.mode == "production":
+        return Anonymous.NOBODY
+    return Anonymous.EVERYONE if config.broker.allow_anonymous else Anonymous.THIS_MACHINE
 
 
 def door_limits(config: Config) -> DoorLimits:
@@ -159,7 +228,7 @@ def state_bounds() -> StateBounds:
     return StateBounds(
         sessions=limits.SESSIONS_MAX,
         filters=limits.FILTERS_PER_CLIENT_MAX,
-        waiting=limits.BACKLOG_MESSAGES_MAX,
+        waiting=limits.BACKLOG_MESSAGES_MAX + limits.DELIVERY_IN_FLIGHT_MAX,
         waiting_bytes=limits.BACKLOG_BYTES_MAX,
         ids=limits.QOS2_IDS_PER_CLIENT_MAX,
         retained=limits.RETAINED_MESSAGES_MAX,
@@ -197,6 +266,7 @@ def private_config(folder: Path) -> Config:
     """A gateway of its own for a recording: any free port, no page, no pins, its store in `folder`."""
     return Config(
         mqtt=sections.Mqtt(broker_port=0),
+        broker=sections.Broker(devices=str(folder / "devices.json")),
         database=sections.Database(path=str(folder / "alert_state.db")),
         store=sections.Store(commit_window_ms=1, farm_register=str(folder / "farm.json")),
         backup=sections.Backup(enabled=False),

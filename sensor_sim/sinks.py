@@ -102,9 +102,12 @@ class MqttSink:
         self._was_up = False
         count = max(1, min(connections, CONNECTIONS_MAX))
         run = f"{random.getrandbits(24):06x}"  # two simulators on one broker must not take over each other
+        owner = (
+            f"{username}/" if username else ""
+        )  # whose sessions they are, for brokers that bind ids to names
         share = max(1, buffer_max // count)
         self._links = [
-            _Link(self, f"sim-{run}-{number}", share, wait_when_full=wait_when_full)
+            _Link(self, f"{owner}sim-{run}-{number}", share, wait_when_full=wait_when_full)
             for number in range(count)
         ]
         self._tasks: list[asyncio.Task[None]] = []

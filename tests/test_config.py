@@ -118,7 +118,7 @@ def test_document_0_hardened_loads_and_says_what_is_not_there_yet(tmp_path: Path
     assert (config.performance.max_queue_size, config.performance.cache_max_size) == (1000, 100)
     notes = {note.path: note.text for note in loaded.notes}
     assert "no TLS yet" in notes["mqtt.use_tls"]
-    assert "no password yet" in notes["mqtt.username"]
+    assert "barn-gateway device add" in notes["mqtt.username"]
 
 
 def test_schedules_in_minutes_and_hours() -> None:

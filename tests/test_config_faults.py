@@ -16,6 +16,8 @@ from gateway.config import read
 from gateway.config.convert import Converter
 from gateway.config.document import read_document
 from gateway.core.severity import Severity
+from gateway.drivers.broker.tokens import Anonymous
+from gateway.wiring import anonymous
 
 
 def faults_of(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
@@ -132,8 +134,6 @@ panel: 5
             "mqtt:\n  broker_port: 1884\nbroker:\n  port: 1885",
             "4: broker.port: differs from mqtt.broker_port (1884)",
         ),
-        ("broker:\n  host: 0.0.0.0", "2: broker.host: 0.0.0.0 is reachable from the network"),
-        ("broker:\n  host: '::'", "2: broker.host: :: is reachable from the network"),
         ("broker:\n  host: barn.local", '2: broker.host: "barn.local" is no address of this machine'),
         (
             "mqtt:\n  use_tls: true\nbroker:\n  host: 0.0.0.0\n  allow_anonymous: true",
@@ -141,9 +141,34 @@ panel: 5
         ),
         (
             "mqtt: {username: a, password: b}\nbroker: {host: 192.0.2.7, allow_anonymous: true}",
-            "1: mqtt.username: the embedded broker cannot do this yet",
+            "1: mqtt.username: asks for passwords, and broker.allow_anonymous lets everyone in",
         ),
-        ("mode: production", "1: mode: production demands authentication and TLS"),
+        (
+            "mode: production\nbroker:\n  allow_anonymous: true\n  tls: {enabled: true}",
+            "3: broker.allow_anonymous: production lets nobody speak without a password",
+        ),
+        (
+            "mode: production\nbroker:\n  host: 0.0.0.0\n  tls: {enabled: true}",
+            "3: broker.host: passwords and readings would reach 0.0.0.0 unencrypted",
+        ),
+        (
+            (
+                "mode: production\nbroker: {tls: {enabled: true}}\nservice:\n  health_check_host: '::'\n"
+                "  allow_anonymous: true"
+            ),
+            "4: service.health_check_host: the pages have neither a login nor TLS",
+        ),
+        (
+            (
+                "mode: production\nbroker: {tls: {enabled: true}}\nuplink:\n  enabled: true\n"
+                "  host: farm.example"
+            ),
+            "3: uplink.use_tls: production sends nothing unencrypted to farm.example",
+        ),
+        (
+            "broker:\n  devices: data/farm.json",
+            "2: broker.devices: names the same file as store.farm_register",
+        ),
         ("site:\n  timezone: Barn/Yard", '2: site.timezone: "Barn/Yard" is no time zone'),
         ("site:\n  timezone: ../../etc/passwd", '2: site.timezone: "../../etc/passwd" is no time zone'),
         ("mqtt:\n  topic_pattern: a/#", '2: mqtt.topic_pattern: "a/#": it must end in /+'),
@@ -253,6 +278,54 @@ def test_an_open_broker_is_allowed_when_written_out_and_warned_about(tmp_path: P
         "service.allow_anonymous",
         "uplink.use_tls",
     } <= warned
+
+
+def test_a_network_address_is_safe_without_more_words_and_says_what_can_be_overheard(tmp_path: Path) -> None:
+    """Decision 34: without `allow_anonymous` each device needs its password there."""
+    path = tmp_path / "g.yaml"
+    path.write_text("broker: {host: 0.0.0.0, open_topics: []}\n", encoding="utf-8")
+    loaded = read(path, {})
+    assert loaded.faults == ()
+    assert [note.path for note in loaded.notes] == ["broker.host"]
+    assert anonymous(loaded.config) is Anonymous.THIS_MACHINE
+
+
+@pytest.mark.parametrize(
+    ("text", "who"),
+    [
+        ("{}", Anonymous.THIS_MACHINE),
+        ("broker: {allow_anonymous: true}", Anonymous.EVERYONE),
+        ("mode: production\nbroker: {tls: {enabled: true}}", Anonymous.NOBODY),
+    ],
+)
+def test_who_may_speak_without_a_password_follows_from_mode_and_allow_anonymous(
+    tmp_path: Path, text: str, who: Anonymous
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(text, encoding="utf-8")
+    loaded = read(path, {})
+    assert loaded.faults == ()
+    assert anonymous(loaded.config) is who
+
+
+def test_production_names_every_unmet_demand_at_once(tmp_path: Path) -> None:
+    """S3-049: one start, one list, each with its key."""
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        "mode: production\n"
+        "broker: {host: 0.0.0.0, allow_anonymous: true, websocket: {enabled: true, tls: false}}\n"
+        "service: {health_check_host: 0.0.0.0, allow_anonymous: true}\n"
+        "uplink: {enabled: true, host: farm.example}\n",
+        encoding="utf-8",
+    )
+    assert {fault.path for fault in read(path, {}).faults} == {
+        "broker.host",
+        "broker.allow_anonymous",
+        "broker.tls.enabled",
+        "broker.websocket.tls",
+        "service.health_check_host",
+        "uplink.use_tls",
+    }
 
 
 def test_a_local_broker_host_does_not_open_the_door(tmp_path: Path) -> None:

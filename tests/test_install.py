@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from gateway.config import Config, load
 
@@ -79,6 +80,7 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(barn: Path) -> None:
         "--require-hashes -r",
         "--no-deps --no-build-isolation",
         "bin/barn-gateway check ",
+        f"bin/barn-gateway certificates --folder {barn}/etc/barn-gateway/certificates",
         f"would run: mv -fT {barn}/opt/barn-gateway/current.new",
         f"would run: ln -sfn /opt/barn-gateway/current/bin/barn-gateway {barn}/usr/local/bin/barn-gateway",
         f"would write: {barn}/etc/systemd/system/barn-gateway.service",
@@ -119,7 +121,18 @@ def test_the_configuration_for_a_pi_is_closed_and_sound(barn: Path) -> None:
     install("--root", barn, "--no-venv")
     expected = Config()
     changed = {
-        "broker": msgspec.structs.replace(expected.broker, open_topics=()),
+        "broker": msgspec.structs.replace(
+            expected.broker,
+            open_topics=(),
+            devices="/var/lib/barn-gateway/data/devices.json",
+            tls=msgspec.structs.replace(
+                expected.broker.tls,
+                enabled=True,
+                host="0.0.0.0",
+                certificate="/etc/barn-gateway/certificates/server.crt",
+                key="/etc/barn-gateway/certificates/server.key",
+            ),
+        ),
         "database": msgspec.structs.replace(
             expected.database, path="/var/lib/barn-gateway/data/alert_state.db"
         ),
@@ -137,17 +150,55 @@ def test_the_configuration_for_a_pi_is_closed_and_sound(barn: Path) -> None:
 
 
 @linux_only
-def test_an_open_broker_must_be_asked_for_twice(barn: Path) -> None:
-    refused = install("--root", barn, "--no-venv", "--listen", "192.0.2.10")
-    assert refused.returncode == 1
-    assert "--allow-anonymous" in refused.stderr
-    assert not (barn / "etc/barn-gateway").exists()
+def test_the_plain_port_is_on_the_network_only_if_asked(barn: Path) -> None:
+    done = install("--root", barn, "--no-venv", "--listen", "192.0.2.10")
+    assert done.returncode == 0, done.stderr
+    assert "at 192.0.2.10:1883 readings and passwords travel unencrypted" in done.stdout
+    broker = yaml.safe_load((barn / "etc/barn-gateway/gateway.yaml").read_text(encoding="utf-8"))["broker"]
+    assert (broker["host"], broker["allow_anonymous"], broker["tls"]["port"]) == ("192.0.2.10", False, 8883)
+
+
+@linux_only
+def test_an_open_broker_must_be_asked_for_by_name(barn: Path) -> None:
     done = install("--root", barn, "--no-venv", "--listen", "192.0.2.10", "--allow-anonymous")
     assert done.returncode == 0, done.stderr
     assert "warning: everyone who reaches 192.0.2.10:1883 may publish" in done.stdout
     config = load(barn / "etc/barn-gateway/gateway.yaml", {})
     assert (config.broker.host, config.broker.allow_anonymous) == ("192.0.2.10", True)
     assert (config.service.health_check_host, config.service.allow_anonymous) == ("127.0.0.1", False)
+
+
+@linux_only
+def test_certificates_are_made_once_and_only_root_signs(barn: Path) -> None:
+    """Decision 34. The program of this checkout stands in the place of the installed one."""
+    program = barn / "opt/barn-gateway/releases/stand-in/bin/barn-gateway"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m gateway "$@"\n', encoding="utf-8"
+    )
+    program.chmod(0o755)
+    (barn / "opt/barn-gateway/current").symlink_to("releases/stand-in")
+    script = (ROOT / "install.sh").read_text(encoding="utf-8")
+    only = re.sub(r"(?m)^if \$UNINSTALL; .*$", "make_certificates; $CHANGED && say restart", script)
+
+    def make() -> str:
+        return subprocess.run(
+            ["bash", "-c", only, "install.sh", "--root", str(barn), "--listen", "192.0.2.10"],
+            check=False, capture_output=True, text=True, timeout=60, cwd=barn,
+        ).stdout  # fmt: skip
+
+    folder = barn / "etc/barn-gateway/certificates"
+    (barn / "etc/barn-gateway").mkdir()
+    first = make()
+    assert "192.0.2.10" in first
+    assert "restart" in first
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == {"ca.crt": 0o644, "ca.key": 0o600, "server.crt": 0o644, "server.key": 0o640}
+    before = contents(folder)
+    second = make()
+    assert "nothing to do" in second
+    assert "restart" not in second.splitlines()
+    assert contents(folder) == before
 
 
 @linux_only

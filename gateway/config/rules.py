@@ -10,6 +10,8 @@ import zoneinfo
 from collections.abc import Collection, Iterator
 
 from gateway.config.faults import Contradiction
+from gateway.config.listeners import listener_faults, listener_warnings
+from gateway.config.production import production_faults
 from gateway.config.schema import Config, is_local, is_loopback
 from gateway.core.topics import ALERTS_PATTERN, covers, filter_fault, size_fault, topic_fault
 
@@ -21,20 +23,17 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _site(config)
     yield from _mqtt(config)
     yield from _broker(config)
+    yield from _listener_hosts(config)
+    yield from listener_faults(config)
     yield from _topics(config)
     yield from _files(config)
     yield from _service(config)
     yield from _uplink(config)
     yield from _panel(config)
+    yield from production_faults(config)
 
 
 def _site(config: Config) -> Iterator[Contradiction]:
-    if config.mode == "production":
-        yield Contradiction(
-            ("mode",),
-            "production demands authentication and TLS, which this version's broker does not have yet; "
-            "use mode: standard on a network that only you can reach",
-        )
     zone = config.site.timezone
     try:
         zoneinfo.ZoneInfo(zone)
@@ -61,14 +60,20 @@ def _mqtt(config: Config) -> Iterator[Contradiction]:
     yield from _credentials("mqtt", mqtt.username, mqtt.password)
     if mqtt.ca_certs and not mqtt.use_tls:
         yield Contradiction(("mqtt.ca_certs", "mqtt.use_tls"), "has no effect without use_tls: true")
-    if not is_loopback(config.broker.host) and is_local(mqtt.broker_host):
-        what = "use_tls" if mqtt.use_tls else "username" if mqtt.username else ""
-        if what:
-            yield Contradiction(
-                (f"mqtt.{what}", "broker.host"),
-                "the embedded broker cannot do this yet, and broker.host opens it to the network; "
-                "set broker.host: 127.0.0.1, or remove this key to accept an open broker knowingly",
-            )
+    if is_loopback(config.broker.host) or not is_local(mqtt.broker_host):
+        return
+    if mqtt.use_tls:
+        yield Contradiction(
+            ("mqtt.use_tls", "broker.host"),
+            "the embedded broker cannot do this yet, and broker.host opens it to the network; "
+            "set broker.host: 127.0.0.1, or remove this key to accept an open broker knowingly",
+        )
+    if mqtt.username and config.broker.allow_anonymous:
+        yield Contradiction(
+            ("mqtt.username", "broker.allow_anonymous"),
+            "asks for passwords, and broker.allow_anonymous lets everyone in without; "
+            "write broker.allow_anonymous: false, or remove this key to accept an open broker knowingly",
+        )
 
 
 def _credentials(section: str, username: str | None, password: str | None) -> Iterator[Contradiction]:
@@ -95,17 +100,18 @@ def _broker(config: Config) -> Iterator[Contradiction]:
     fault = _address_fault(broker.host)
     if fault:
         yield Contradiction(("broker.host",), fault)
-    elif not is_loopback(broker.host) and not broker.allow_anonymous:
-        yield Contradiction(
-            ("broker.host", "broker.allow_anonymous"),
-            f"{broker.host} is reachable from the network and this version has no passwords yet; "
-            "set 127.0.0.1, or write broker.allow_anonymous: true if everyone on that network may publish",
-        )
     if broker.port not in {None, config.mqtt.broker_port} and config.mqtt.broker_port != STANDARD_PORT:
         yield Contradiction(
             ("broker.port", "mqtt.broker_port"),
             f"differs from mqtt.broker_port ({config.mqtt.broker_port}); keep one of the two",
         )
+
+
+def _listener_hosts(config: Config) -> Iterator[Contradiction]:
+    for key, host in (("tls", config.broker.tls.host), ("websocket", config.broker.websocket.host)):
+        fault = _address_fault(host) if host is not None else None
+        if fault:
+            yield Contradiction((f"broker.{key}.host",), fault)
 
 
 def _topics(config: Config) -> Iterator[Contradiction]:
@@ -138,6 +144,7 @@ def _files(config: Config) -> Iterator[Contradiction]:
     for path, file in (
         ("database.path", config.database.path),
         ("store.farm_register", config.store.farm_register),
+        ("broker.devices", config.broker.devices),
         ("logging.log_file", config.logging.log_file),
     ):
         if file is None:
@@ -203,15 +210,22 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
             has no detector for; app.py knows them from DETECTORS.
     """
     broker, mqtt, uplink = config.broker, config.mqtt, config.uplink
+    yield from listener_warnings(config)
     for job, schedule in config.detector_schedules.items():
         if job in jobs_without_detectors and schedule.enabled:
             yield Contradiction(
                 (f"detector_schedules.{job}",), "accepted, but this version has no detector for it yet"
             )
     if not is_loopback(broker.host):
-        yield Contradiction(
-            ("broker.allow_anonymous",), f"everyone who reaches {broker.host} may publish and subscribe"
-        )
+        if broker.allow_anonymous:
+            yield Contradiction(
+                ("broker.allow_anonymous",), f"everyone who reaches {broker.host} may publish and subscribe"
+            )
+        else:
+            yield Contradiction(
+                ("broker.host",),
+                f"who listens on the network of {broker.host} can read passwords and readings",
+            )
         if broker.open_topics:
             yield Contradiction(
                 ("broker.open_topics",),
@@ -222,10 +236,10 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
             ("mqtt.use_tls",),
             f"the embedded broker has no TLS yet; it listens unencrypted, on {broker.host} only",
         )
-    if is_loopback(broker.host) and mqtt.username:
+    if mqtt.username:
         yield Contradiction(
             ("mqtt.username",),
-            f"the embedded broker asks for no password yet; it listens on {broker.host} only",
+            "is what `barn-gateway import` logs in with; sensors get theirs from `barn-gateway device add`",
         )
     if not is_loopback(mqtt.broker_host) and is_loopback(broker.host):
         yield Contradiction(

@@ -62,8 +62,9 @@ class Mqtt(msgspec.Struct, frozen=True, kw_only=True):
     """Document 0's broker settings (S0-024..033, S0-047).
 
     A local `broker_host` means the embedded broker, which listens on `broker_port`.
-    `keepalive` (seconds) and `reconnect` are the uplink's. `client_id`, `qos`, credentials and TLS
-    are accepted and have no effect: the gateway is the broker, and that has none of them yet.
+    `keepalive` (seconds) and `reconnect` are the uplink's. `client_id`, `qos` and TLS are accepted and
+    have no effect: the gateway is the broker itself. `username` and `password` are what
+    `barn-gateway import` logs in with; sensors have credentials of their own (`barn-gateway device`).
     """
 
     broker_host: Text = "localhost"
@@ -88,15 +89,65 @@ class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: Seconds = 10.0
 
 
+class BrokerTls(msgspec.Struct, frozen=True, kw_only=True):
+    """The encrypted listener. `host` None = `broker.host`; `client_ca` None = ca.crt beside `certificate`."""
+
+    enabled: bool = False
+    host: Text | None = None
+    port: Port = 8883
+    certificate: Text = "certificates/server.crt"
+    key: Text = "certificates/server.key"
+    client_certificates: Literal["none", "optional", "required"] = "none"
+    client_ca: Text | None = None
+
+
+class BrokerWebsocket(msgspec.Struct, frozen=True, kw_only=True):
+    """The listener for browsers. `host` None = `broker.host`; `tls` uses the certificate of `broker.tls`.
+
+    `origins`: pages that may connect besides those of this machine itself.
+    """
+
+    enabled: bool = False
+    host: Text | None = None
+    port: Port = 9001
+    tls: bool = False
+    origins: tuple[str, ...] = ()
+
+
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
-    """The embedded broker's door (decisions 23 and 34). `port` None = `mqtt.broker_port`."""
+    """The embedded broker's door (decisions 23 and 34). `port` None = `mqtt.broker_port`.
+
+    `devices` is the register of who may speak. Without a credential may speak: nobody in `mode:
+    production`, everyone with `allow_anonymous`, otherwise peers with a loopback address.
+    """
 
     host: Text = "127.0.0.1"
     port: Port | None = None
     allow_anonymous: bool = False
+    devices: Text = "data/devices.json"
     open_topics: tuple[str, ...] = ("#",)
     denied_topics: tuple[str, ...] = ("test/nosubscribe",)
     limits: BrokerLimits = BrokerLimits()
+    tls: BrokerTls = BrokerTls()
+    websocket: BrokerWebsocket = BrokerWebsocket()
+
+    @property
+    def on_network(self) -> bool:
+        """Whether other machines can reach one of the listeners."""
+        hosts = [self.host]
+        hosts += [self.tls_host] if self.tls.enabled else []
+        hosts += [self.websocket_host] if self.websocket.enabled else []
+        return not all(is_loopback(host) for host in hosts)
+
+    @property
+    def tls_host(self) -> str:
+        """The address of the encrypted listener."""
+        return self.tls.host or self.host
+
+    @property
+    def websocket_host(self) -> str:
+        """The address of the listener for browsers."""
+        return self.websocket.host or self.host
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,7 +277,7 @@ class PanelPins(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole configuration. `mode: production` demands authentication and TLS (S3-049)."""
+    """The whole configuration. `mode: production` demands authentication and encryption (S3-049)."""
 
     mode: Literal["standard", "production"] = "standard"
     site: Site = Site()

@@ -202,14 +202,13 @@ class Ingest:
 
         A store that still does not write is told in the log, and what waited for it is given up.
         """
-        for batch in (self._held, self._closed_batch()):
-            if batch is None:
-                continue
-            try:
-                self._stored(batch, await self._database.write(partial(_store, batch=batch)))
-            except StoreError as error:
-                log.error("The last changes of the broker were not stored: %s", error.message)  # noqa: TRY400
-                return
+        held, self._held = self._held, None
+        try:
+            for batch in (held, self._closed_batch()):
+                if batch is not None:
+                    self._stored(batch, await self._database.write(partial(_store, batch=batch)))
+        except StoreError as error:
+            log.error("The last changes of the broker were not stored: %s", error.message)  # noqa: TRY400
 
     def log_stats(self) -> None:
         """The statistics line now, as at stop (S0-076)."""

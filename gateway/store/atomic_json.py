@@ -12,20 +12,35 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tinydb.storages import Storage
 
-from gateway.core.backups import farm_time
 from gateway.errors import StoreError
 from gateway.store.faults import file_error
 from gateway.store.links import followed
 
-DOCUMENTS_MAX = 2000
-"""Documents in one file. Every change writes the whole file twice: 2000 × about 200 bytes = 0.4 MB."""
-
 Tables = dict[str, dict[str, Any]]
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs between one register and another.
+
+    Args:
+        documents_max: entries of one file. Every change writes the whole file twice.
+        when_full: what a person can do then.
+        backup_time: when a file in the folder of backups was made; None if it is no copy of this register.
+        mode: of the file and its previous version; None leaves it to the umask.
+    """
+
+    documents_max: int
+    when_full: str
+    backup_time: Callable[[str], datetime | None]
+    mode: int | None = None
 
 
 class AtomicJsonStorage(Storage):
@@ -35,11 +50,14 @@ class AtomicJsonStorage(Storage):
         recovered_from: what had to be done to get a readable file, or None.
     """
 
-    def __init__(self, path: Path, *, now_ms: int | None = None, backups: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, kind: Kind, *, now_ms: int | None = None, backups: Path | None = None
+    ) -> None:
         """Read the file, or its previous version where it is missing or damaged.
 
         Args:
             path: the file, or a link to it; its directory is created with the first write.
+            kind: bounds and mode of this register.
             now_ms: UTC epoch milliseconds for the name of a damaged file that is put aside.
             backups: folder with copies of it; default: `backups` beside it.
 
@@ -48,6 +66,7 @@ class AtomicJsonStorage(Storage):
             StoreError: the directory refuses it, or a version may not be read.
         """
         super().__init__()
+        self._kind = kind
         self._backups = path.parent / "backups" if backups is None else backups
         path = followed(path)
         self.path = path
@@ -75,19 +94,19 @@ class AtomicJsonStorage(Storage):
             StoreError: too many documents, or the disk refuses; the old version stays in force.
         """
         documents = sum(len(table) for table in data.values())
-        if documents > DOCUMENTS_MAX:
+        if documents > self._kind.documents_max:
             raise StoreError(
-                f"{self.path}: {documents} documents, at most {DOCUMENTS_MAX} fit",
-                "remove animals that have left the farm",
+                f"{self.path}: {documents} documents, at most {self._kind.documents_max} fit",
+                self._kind.when_full,
             )
         text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         if text == self._text:
             return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             # The first version is its own predecessor: from then on there are always two.
-            _replace(self.previous, text if self._text is None else self._text)
-            _replace(self.path, text)
+            self._replace(self.previous, text if self._text is None else self._text)
+            self._replace(self.path, text)
         except OSError as error:
             raise self._refused(error) from error
         self._text = text
@@ -112,7 +131,7 @@ class AtomicJsonStorage(Storage):
         assert self._text is not None  # noqa: S101 - set by the load of the previous version
         try:
             kept = self._put_aside(self.path, fault, stamp_ms)
-            _replace(self.path, self._text)
+            self._replace(self.path, self._text)
         except OSError as error:
             raise self._refused(error) from error
         self.recovered_from = f"{self.path}: {fault}{kept}; the previous version is used"
@@ -124,8 +143,8 @@ class AtomicJsonStorage(Storage):
             kept = self._put_aside(self.path, fault, stamp_ms)
             previous_kept = self._put_aside(self.previous, previous_fault, stamp_ms)
             if self._text is not None:
-                _replace(self.previous, self._text)
-                _replace(self.path, self._text)
+                self._replace(self.previous, self._text)
+                self._replace(self.path, self._text)
         except OSError as error:
             raise self._refused(error) from error
         self.recovered_from = (
@@ -135,7 +154,7 @@ class AtomicJsonStorage(Storage):
 
     def _newest_backup(self) -> Path | None:
         """Take over the newest readable one; damaged ones are passed over."""
-        found = (file for file in self._backups.glob("*.json") if farm_time(file.name))
+        found = (file for file in self._backups.glob("*.json") if self._kind.backup_time(file.name))
         for backup in sorted(found, reverse=True):
             if self._load(backup) is None:
                 return backup
@@ -156,6 +175,22 @@ class AtomicJsonStorage(Storage):
             n += 1  # a Pi without a clock can meet the same second twice
         return bad
 
+    def _replace(self, path: Path, text: str) -> None:
+        mode = self._kind.mode
+        temp = path.with_name(path.name + ".tmp")
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode or 0o666)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)  # a temp file that a power cut left may have another
+            if os.geteuid() == 0:
+                _give(temp, path if path.exists() else path.parent)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+        with contextlib.suppress(OSError):  # some network file systems cannot sync a directory
+            _sync_directory(path.parent)
+
     def _refused(self, error: OSError) -> StoreError:
         return file_error(self.path, error, "cannot be written; check free space and the directory's owner")
 
@@ -172,19 +207,24 @@ def _parse(text: str) -> Tables:
         if not isinstance(table, dict) or not all(
             key.isdecimal() and isinstance(document, dict) for key, document in table.items()
         ):
-            raise ValueError("not a farm register")
+            raise ValueError("not a register")
     return data
 
 
-def _replace(path: Path, text: str) -> None:
-    temp = path.with_name(path.name + ".tmp")
-    with temp.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temp.replace(path)
-    with contextlib.suppress(OSError):  # some network file systems cannot sync a directory
-        _sync_directory(path.parent)
+def make_folder(folder: Path) -> None:
+    """Make it with those above it; what root makes belongs to whoever owns the place."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    if os.geteuid() == 0:
+        _give(folder, folder.parent)
+
+
+def _give(path: Path, model: Path) -> None:
+    """What `sudo barn-gateway …` writes must stay the gateway's: the owner of `model` becomes its owner."""
+    owner = model.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,7 +12,15 @@ from typing import Any
 
 from tinydb import TinyDB, where
 
-from gateway.store.atomic_json import AtomicJsonStorage
+from gateway.core.backups import farm_time
+from gateway.store.atomic_json import AtomicJsonStorage, Kind
+
+FARM_FILE = Kind(
+    documents_max=2000,  # × about 200 bytes = 0.4 MB
+    when_full="remove animals that have left the farm",
+    backup_time=farm_time,
+)
+"""The farm register on disk."""
 
 
 class FarmRegister:
@@ -38,7 +46,7 @@ class FarmRegister:
             StoreUnavailableError: a damaged file cannot be put aside for now (card full, read-only).
             StoreError: a file may not be read, or the directory not be written.
         """
-        return cls(AtomicJsonStorage(path, now_ms=now_ms, backups=backups))
+        return cls(AtomicJsonStorage(path, FARM_FILE, now_ms=now_ms, backups=backups))
 
     def __init__(self, storage: AtomicJsonStorage) -> None:
         self.path = storage.path

@@ -128,12 +128,16 @@ class BrokerTarget:
         self._path = Path(config.database.path)
         self._pattern = config.mqtt.topic_pattern
         self._proved = False
+        # A device's sessions begin with its id; see the front door's rule for client ids.
+        owner = f"{config.mqtt.username}/" if config.mqtt.username else ""
         self._links = [
             MqttUplink(
                 UplinkTarget(
                     host,
                     config.broker_port,
-                    client_id=f"barn-import-{os.getpid()}-{number}",
+                    client_id=f"{owner}barn-import-{os.getpid()}-{number}",
+                    username=config.mqtt.username,
+                    password=config.mqtt.password,
                     in_flight_max=IN_FLIGHT_MAX,
                 )
             )

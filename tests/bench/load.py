@@ -1,14 +1,9 @@
-"""A bounded MQTT load on loopback, from a process of its own: raw sockets, QoS 1, one loop.
-
-Run as `python -m tests.bench.load PORT CONNECTIONS PER_CONNECTION IN_FLIGHT`; prints one JSON line.
-"""
+"""A collar on a bare socket: its packets as bytes, and a client that sends them with QoS 1."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -24,9 +19,23 @@ def _length(size: int) -> bytes:
             return bytes(out)
 
 
-def connect_packet(client_id: str) -> bytes:
-    body = b"\x00\x04MQTT\x04\x02\x00\x00" + struct.pack("!H", len(client_id)) + client_id.encode()
+def _field(value: str) -> bytes:
+    return struct.pack("!H", len(value)) + value.encode()
+
+
+def connect_packet(
+    client_id: str, login: tuple[str, str] | None = None, *, clean: bool = True, keepalive_s: int = 0
+) -> bytes:
+    """A CONNECT; `login` is (user name, password)."""
+    flags = (0x02 if clean else 0) | (0xC0 if login else 0)
+    body = b"\x00\x04MQTT\x04" + bytes((flags,)) + struct.pack("!H", keepalive_s)
+    body += b"".join(map(_field, (client_id, *(login or ()))))
     return b"\x10" + _length(len(body)) + body
+
+
+def subscribe_packet(topic_filter: str, qos: int) -> bytes:
+    body = b"\x00\x01" + _field(topic_filter) + bytes((qos,))
+    return b"\x82" + _length(len(body)) + body
 
 
 def publish_bytes(topic: str, payload: bytes, packet_id: int) -> bytes:
@@ -56,14 +65,21 @@ class Publisher(asyncio.Protocol):
     `allowed` holds it back to a pace: how many of its packets may have gone out so far.
     """
 
-    def __init__(self, client_id: str, packets: list[bytes], in_flight: int, waits_ms: list[float]) -> None:
+    def __init__(
+        self,
+        client_id: str,
+        packets: list[bytes],
+        in_flight: int,
+        waits_ms: list[float],
+        connect: bytes | None = None,
+    ) -> None:
         self.connected = asyncio.get_running_loop().create_future()
         self.done = asyncio.get_running_loop().create_future()
-        self._client_id = client_id
+        self._connect = connect or connect_packet(client_id)
         self._packets = packets
         self.allowed = len(packets)
         self._in_flight = in_flight
-        self._sent = self._acked = 0
+        self.sent = self._acked = 0
         self._sent_at: list[float] = []
         self._waits_ms = waits_ms
         self._buffer = bytearray()
@@ -71,30 +87,34 @@ class Publisher(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(connect_packet(self._client_id))
+        transport.write(self._connect)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while len(self._buffer) >= 4:  # CONNACK and PUBACK are four bytes each
-            kind = self._buffer[0]
+            answer = bytes(self._buffer[:4])
+            kind = answer[0]
             del self._buffer[:4]
             if kind == 0x20:
+                if answer[3]:
+                    self.connected.set_exception(ConnectionRefusedError(f"CONNACK {answer[3]}"))
+                    return
                 self.connected.set_result(None)
             elif kind == 0x40:
                 self._waits_ms.append((time.perf_counter() - self._sent_at[self._acked]) * 1000)
                 self._acked += 1
-        if self._sent:
+        if self.sent:
             self.pump()
         if self._acked == len(self._packets) and not self.done.done():
             self.done.set_result(None)
 
     def pump(self) -> None:
-        room = min(self._in_flight - (self._sent - self._acked), self.allowed - self._sent)
+        room = min(self._in_flight - (self.sent - self._acked), self.allowed - self.sent)
         if room > 0:
             now = time.perf_counter()
-            self._transport.write(b"".join(self._packets[self._sent : self._sent + room]))
+            self._transport.write(b"".join(self._packets[self.sent : self.sent + room]))
             self._sent_at += [now] * room
-            self._sent += room
+            self.sent += room
 
     def connection_lost(self, exc: Exception | None) -> None:
         for waiter in (self.connected, self.done):
@@ -103,38 +123,3 @@ class Publisher(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
-
-
-async def load(port: int, connections: int, count: int, in_flight: int) -> dict[str, float]:
-    waits_ms: list[float] = []
-    loop = asyncio.get_running_loop()
-    publishers: list[Publisher] = []
-    for number in range(connections):
-        _, publisher = await loop.create_connection(
-            lambda cow_id=f"COW_{number:04d}": Publisher(
-                cow_id, packets_of(cow_id, count), in_flight, waits_ms
-            ),
-            "127.0.0.1",
-            port,
-        )
-        await publisher.connected
-        publishers.append(publisher)
-    began = time.perf_counter()
-    for publisher in publishers:
-        publisher.pump()
-    await asyncio.gather(*(publisher.done for publisher in publishers))
-    took_s = time.perf_counter() - began
-    for publisher in publishers:
-        publisher.close()
-    waits_ms.sort()
-    total = len(waits_ms)
-    return {
-        "acknowledged": total,
-        "seconds": took_s,
-        "p50_ms": waits_ms[total // 2],
-        "p99_ms": waits_ms[int(total * 0.99)],
-    }
-
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(load(*(int(argument) for argument in sys.argv[1:5])))))

@@ -78,7 +78,7 @@ class GatewayProcess:
         return self.process.wait(timeout=timeout_s)
 
 
-def config_for(port: int, http_port: int, **sections: dict[str, Any]) -> dict[str, Any]:
+def config_for(port: int, http_port: int, **sections: dict[str, Any] | str) -> dict[str, Any]:
     """Document 0's configuration with free ports and a detector interval a test can wait for."""
     config: dict[str, Any] = {
         "mqtt": {"broker_host": "localhost", "broker_port": port},
@@ -87,7 +87,7 @@ def config_for(port: int, http_port: int, **sections: dict[str, Any]) -> dict[st
         "panel": {"driver": "mock"},
     }
     for name, values in sections.items():
-        config[name] = {**config.get(name, {}), **values}
+        config[name] = {**config.get(name, {}), **values} if isinstance(values, dict) else values
     return config
 
 
@@ -99,7 +99,7 @@ def running_gateway(
     wrap: tuple[str, ...] = (),
     *,
     wait: bool = True,
-    **sections: dict[str, Any],
+    **sections: dict[str, Any] | str,
 ) -> Iterator[GatewayProcess]:
     """Start the gateway in `home`, wait until it says it runs (or not), stop it afterwards."""
     home.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import urllib.error
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pytest
 from gateway.core.readings import Reading
 from gateway.store import readings
 from gateway.store.database import Database
+from tests.bench.load import Publisher, connect_packet, packets_of
 from tests.conftest import may_mount, need
 from tests.e2e.gateway_process import GatewayProcess, running_gateway, until
 from tests.e2e.publishers import message
@@ -27,6 +28,9 @@ from tests.e2e.test_whole_barn import free_ports
 from tests.store import damage
 
 QUICK = {"store": {"commit_window_ms": 20}}
+HERD, BACKLOG, KEEPALIVE_S = 5, 200, 1
+IN_FLIGHT_MAX = 64
+"""Readings of one client that are taken from its socket and not yet acknowledged (DESIGN, step 1)."""
 
 
 @pytest.fixture
@@ -129,6 +133,72 @@ def test_a_card_that_is_full_at_the_start_and_again_later_loses_nothing_acknowle
         assert len(sender.acked) >= asked + 20
         gateway.kill()
     assert_all_stored(gateway.store, sender)
+
+
+@pytest.mark.rig
+def test_while_the_card_is_full_each_client_waits_with_at_most_64_readings_and_none_is_evicted(
+    tmp_path: Path, card: Path
+) -> None:
+    """Their keepalive is shorter than the outage, and they are silent: they cannot be heard (decision 29)."""
+    port, http_port = free_ports(2)
+    with running_gateway(tmp_path / "barn", port, http_port, **QUICK) as gateway:
+        first = Sender(port)
+        asyncio.run(first.send(5))
+        ballast = fill(card)
+        with pytest.raises(TimeoutError):
+            asyncio.run(fill_the_log(first, gateway))
+        until(lambda: degraded_because(gateway, "cannot be written"), "a degraded /health")
+        health = gateway.health()
+        total, others = health["messages"]["total"], health["broker"]["connections"]
+
+        async def wait_out() -> None:
+            herd = [await crowding(port, f"HERD_{number}") for number in range(HERD)]
+            for _ in range(2):
+                await silent_client_is_evicted(port)
+            health = await asyncio.to_thread(gateway.health)
+            assert health["broker"]["connections"] == others + HERD, "somebody was evicted"
+            assert HERD < health["messages"]["total"] - total <= HERD * IN_FLIGHT_MAX
+            assert not any(waits_ms for _, waits_ms in herd), "acknowledged, and not on disk"
+            assert degraded_because(gateway, "cannot be written")
+            ballast.unlink()
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(client.done for client, _ in herd))
+            for client, _ in herd:
+                client.close()
+
+        asyncio.run(wait_out())
+        until(lambda: gateway.health().get("status") == "healthy", "health by itself")
+        gateway.kill()
+    assert_all_stored(gateway.store, first)
+    with closing(sqlite3.connect(gateway.store)) as db:
+        rows = db.execute(
+            "SELECT cow_id, count(*), count(DISTINCT timestamp) FROM sensor_data"
+            " WHERE cow_id LIKE 'HERD%' GROUP BY cow_id ORDER BY cow_id"
+        ).fetchall()
+    assert rows == [(f"HERD_{number}", BACKLOG, BACKLOG) for number in range(HERD)]
+
+
+async def crowding(port: int, cow_id: str) -> tuple[Publisher, list[float]]:
+    """A collar that has sent its whole backlog at once; it is filled in what was acknowledged when."""
+    waits_ms: list[float] = []
+    hello = connect_packet(cow_id, keepalive_s=KEEPALIVE_S)
+    _, client = await asyncio.get_running_loop().create_connection(
+        lambda: Publisher(cow_id, packets_of(cow_id, BACKLOG), BACKLOG, waits_ms, hello), "127.0.0.1", port
+    )
+    await client.connected
+    client.pump()
+    return client, waits_ms
+
+
+async def silent_client_is_evicted(port: int) -> None:
+    """Somebody with the same keepalive who may speak, and does not, goes after 1.5 times that."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(connect_packet("SILENT", keepalive_s=KEEPALIVE_S))
+    async with asyncio.timeout(30):
+        assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
 
 
 async def fill_the_log(sender: Sender, gateway: GatewayProcess) -> None:

@@ -4,11 +4,12 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from tinydb import TinyDB
 
 from gateway.errors import StoreError
-from gateway.store import atomic_json
+from gateway.store import farm as farm_module
 from gateway.store.farm import FarmRegister
 from gateway.store.faults import StoreUnavailableError
 
@@ -161,7 +162,8 @@ def test_a_card_that_is_full_for_now_is_told_from_a_directory_that_may_not_be_wr
 
 
 def test_bound_on_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_json, "DOCUMENTS_MAX", 3)
+    small = msgspec.structs.replace(farm_module.FARM_FILE, documents_max=3)
+    monkeypatch.setattr(farm_module, "FARM_FILE", small)
     farm = FarmRegister.open(path)
     for n in range(3):
         farm.upsert_animal(str(n))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from enum import IntEnum
 from typing import Protocol
 
 import msgspec
 
-from gateway.core.topics import ROLE_OPERATOR, ROLE_SENSOR
+from gateway.core.topics import ANONYMOUS_ROLES
 
 
 class Introduction(msgspec.Struct, frozen=True):
@@ -35,11 +36,21 @@ class Principal(msgspec.Struct, frozen=True):
         name: of the device or person.
         roles: compared with the rows of the route table.
         speaks_for: ids it may use where a row's topic names a device; None = any.
+        credential: what it has logged in with, so that a change of it can be noticed; None = nothing.
     """
 
     name: str
     roles: frozenset[str]
     speaks_for: frozenset[str] | None = None
+    credential: str | None = None
+
+
+class Refusal(IntEnum):
+    """Why nobody was let in; the value is the return code of the CONNACK (3.2.2.3)."""
+
+    CLIENT_ID = 2  # it belongs to another device
+    CREDENTIALS = 4  # user name and password do not fit
+    NOT_AUTHORIZED = 5  # there were none, and nobody is welcome without
 
 
 class Access(Protocol):
@@ -49,8 +60,14 @@ class Access(Protocol):
     `may_publish` or `may_subscribe`.
     """
 
-    def authenticate(self, who: Introduction) -> Principal | Awaitable[Principal | None] | None:
-        """Who this is, or None to refuse. Slow work belongs in an awaitable."""
+    def authenticate(
+        self, who: Introduction
+    ) -> Principal | Refusal | Awaitable[Principal | Refusal | None] | None:
+        """Who this is, or why not; None leaves the reason to the door. Slow work belongs in an awaitable."""
+        ...
+
+    def still_valid(self, principal: Principal) -> bool:
+        """Whether it would be let in again as it is. Asked for every connection when credentials change."""
         ...
 
     def may_publish(self, principal: Principal, topic: str) -> bool:
@@ -65,11 +82,15 @@ class Access(Protocol):
 class AnonymousAccess:
     """Everyone is welcome, as sensor and as operator: the demo on loopback."""
 
-    _anyone = Principal("anonymous", frozenset({ROLE_SENSOR, ROLE_OPERATOR}))
+    _anyone = Principal("anonymous", ANONYMOUS_ROLES)
 
     def authenticate(self, who: Introduction) -> Principal:  # noqa: ARG002 - the interface
         """Accept anyone, with or without a password."""
         return self._anyone
+
+    def still_valid(self, principal: Principal) -> bool:  # noqa: ARG002 - the interface
+        """Nobody is ever put out."""
+        return True
 
     def may_publish(self, principal: Principal, topic: str) -> bool:  # noqa: ARG002 - the interface
         """Leave it to the route table."""

@@ -14,7 +14,7 @@ from enum import IntEnum
 from functools import partial
 
 from gateway.drivers.broker import packets
-from gateway.drivers.broker.access import Introduction, Principal
+from gateway.drivers.broker.access import Introduction, Principal, Refusal
 from gateway.drivers.broker.desk import Desk
 from gateway.drivers.broker.framing import (
     CONNECT,
@@ -64,12 +64,12 @@ class Connection(Wire):
         "_now_ms",
         "_now_s",
         "_phase",
-        "_principal",
         "_proven",
         "_session",
         "_will",
         "address",
         "client_id",
+        "principal",
     )
 
     def __init__(self, door: FrontDoor, desk: Desk) -> None:
@@ -82,7 +82,7 @@ class Connection(Wire):
         self._keepalive_s = 0.0
         self._will: packets.Will | None = None
         self._session: Session | None = None
-        self._principal: Principal | None = None
+        self.principal: Principal | None = None
         self._now_ms = 0
         self._now_s = 0.0
         self.client_id = ""
@@ -234,7 +234,7 @@ class Connection(Wire):
         self._after_commit(session, partial(self._subscribed, answer, granted))
 
     def _subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
-        if self._principal is not None and self._desk.may_subscribe(self._principal, topic_filter):
+        if self.principal is not None and self._desk.may_subscribe(self.principal, topic_filter):
             return self._door.exchange.subscribe(session, topic_filter, qos)
         self._door.counters["refused_subscriptions"] += 1
         return packets.SUBSCRIPTION_REFUSED
@@ -295,7 +295,7 @@ class Connection(Wire):
             return
         self._phase = _Phase.GREETING
         self.client_id = connect.client_id or self._door.new_client_id()
-        who = Introduction(self.client_id, connect.username, connect.password, self.address, self._proven)
+        who = Introduction(connect.client_id, connect.username, connect.password, self.address, self._proven)
         answer = self._door.access.authenticate(who)
         if inspect.isawaitable(answer):
             self.hold(HOLD_GREETING)
@@ -303,7 +303,9 @@ class Connection(Wire):
         else:
             self._welcome(connect, answer)
 
-    async def _identify(self, connect: packets.Connect, answer: Awaitable[Principal | None]) -> None:
+    async def _identify(
+        self, connect: packets.Connect, answer: Awaitable[Principal | Refusal | None]
+    ) -> None:
         try:
             self._welcome(connect, await answer)
         finally:
@@ -316,21 +318,25 @@ class Connection(Wire):
         self.send(packets.connack_packet(code))
         self.close()
 
-    def _welcome(self, connect: packets.Connect, principal: Principal | None) -> None:
+    def _welcome(self, connect: packets.Connect, answer: Principal | Refusal | None) -> None:
         """Answer the CONNECT of a client that is known now."""
         door = self._door
         if self.closed:
             return
-        if principal is None:
-            self._refuse(packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED)
+        if not isinstance(answer, Principal):
+            unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
+            self._refuse(unsaid if answer is None else answer)
+            return
+        if not door.access.still_valid(answer):  # while it was asked for, it was put out
+            self._refuse(packets.NOT_AUTHORIZED)
             return
         opened = door.enter(self, clean=connect.clean)
         if opened is None:
             self._refuse(packets.UNAVAILABLE)
             return
         self._session, present = opened
-        self._principal = principal
-        self._inbound = Inbound(self, self._session, principal, self._desk)
+        self.principal = answer
+        self._inbound = Inbound(self, self._session, answer, self._desk)
         self._will = connect.will
         self._phase = _Phase.OPEN
         self.send(packets.connack_packet(packets.ACCEPTED, session_present=present))

@@ -22,6 +22,7 @@ from gateway.drivers.broker.front_door import FrontDoor
 from gateway.drivers.broker.keeper import Keep
 from gateway.drivers.broker.limits import RETAINED_MESSAGES_MAX, DoorLimits
 from gateway.drivers.broker.listeners import Listener
+from gateway.drivers.broker.stack import stack
 from gateway.errors import NetworkError
 from gateway.ports import Clock, Receipt
 
@@ -67,6 +68,7 @@ class EmbeddedBroker:
         self._counters: Counter[str] = Counter()
         self._keep = keep
         self._state = BrokerState()
+        self._left: Sequence[Change] = ()  # what `close` itself has changed
         # What the gateway publishes before `start`: open alerts, retained.
         self._early: deque[tuple[str, bytes, int, bool]] = deque(maxlen=RETAINED_MESSAGES_MAX)
         self._exchange: Exchange | None = None
@@ -121,7 +123,8 @@ class EmbeddedBroker:
         servers: list[asyncio.Server] = []
         try:
             for listener in listeners:
-                servers.append(await _server(listener, connect))  # noqa: PERF401 - those made so far are closed below
+                layers = stack(listener, connect, door.gate, self._limits)
+                servers.append(await _server(listener, layers))
         except NetworkError:
             for server in servers:
                 server.close()
@@ -165,7 +168,15 @@ class EmbeddedBroker:
 
     def changes(self) -> Sequence[Change]:
         """What of sessions and retained messages is to be written down since the last call."""
-        return self._exchange.changes() if self._exchange is not None else ()
+        if self._exchange is None:
+            left, self._left = self._left, ()
+            return left
+        return self._exchange.changes()
+
+    def recheck(self) -> None:
+        """What `access` answers has changed: end the connections it would not let in any more."""
+        if self._door is not None:
+            self._door.recheck()
 
     async def stop(self) -> None:
         """Stop accepting and reading. Connections stay, so that `settle` still acknowledges."""
@@ -184,10 +195,11 @@ class EmbeddedBroker:
             await server.wait_closed()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
+            self._left = exchange.changes()
             await exchange.shutdown()
 
 
-async def _server(listener: Listener, connect: Callable[[], Connection]) -> asyncio.Server:
+async def _server(listener: Listener, connect: Callable[[], asyncio.Protocol]) -> asyncio.Server:
     """Bind, without accepting anyone yet."""
     host, port = listener.host, listener.port
     try:

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Protocol
 
 from gateway.drivers.broker import packets
-from gateway.drivers.broker.access import Access
+from gateway.drivers.broker.access import Access, Principal
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.gate import Gate, Ticket
 from gateway.drivers.broker.limits import DoorLimits
@@ -34,6 +34,11 @@ class Visitor(Outlet, Protocol):
     @property
     def address(self) -> str:
         """Of the peer."""
+        ...
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who it speaks for; None before that is known."""
         ...
 
     def stop_reading(self) -> None:
@@ -84,10 +89,8 @@ class FrontDoor:
         return len(self.gate)
 
     def admit(self, visitor: Visitor, transport: asyncio.BaseTransport) -> Ticket | None:
-        """Let it in, unless a layer below has passed the gate already; None if there is no room."""
-        ticket: Ticket | None = transport.get_extra_info("ticket")
-        if ticket is None:
-            ticket = self.gate.enter(transport)
+        """Let it in, if there is room; inside a layer it is in already."""
+        ticket = self.gate.enter(transport)
         if ticket is None:
             self.gate.turn_away(transport, packets.connack_packet(packets.UNAVAILABLE))
         else:
@@ -99,6 +102,13 @@ class FrontDoor:
         ticket = self._inside.pop(visitor, None)
         if ticket is not None:
             self.gate.leave(ticket)
+
+    def recheck(self) -> None:
+        """Who may speak has changed: end what would not be let in any more. Its will is due."""
+        for visitor in tuple(self._inside):
+            if visitor.principal is not None and not self.access.still_valid(visitor.principal):
+                self.counters["revoked"] += 1
+                visitor.evict()
 
     def new_client_id(self) -> str:
         """An id for a client that leaves it to us (3.1.3.1)."""

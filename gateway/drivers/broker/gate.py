@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 from collections import Counter
 
 from gateway.drivers.broker.limits import (
@@ -17,6 +18,11 @@ from gateway.drivers.broker.limits import (
     TURNED_AWAY_MAX,
     DoorLimits,
 )
+
+_log = logging.getLogger(__name__)
+
+# A peer that breaks the rules in a loop must not fill the card: one line in this time.
+COMPLAINT_INTERVAL_S = 10.0
 
 
 class Ticket:
@@ -41,7 +47,7 @@ class Gate:
 
     Args:
         limits: how many, in all and from one address.
-        counters: `connections_total`, `refused_connections`.
+        counters: `connections_total`, `refused_connections`, and those of the layers.
     """
 
     def __init__(self, limits: DoorLimits, counters: Counter[str]) -> None:
@@ -54,6 +60,8 @@ class Gate:
         self._empty = asyncio.Event()
         self._empty.set()
         self._shut = False
+        self._complained_s = float("-inf")
+        self._unsaid = 0
 
     def __len__(self) -> int:
         return len(self._inside)
@@ -64,7 +72,13 @@ class Gate:
         return len(self._turned_away)
 
     def enter(self, transport: asyncio.BaseTransport) -> Ticket | None:
-        """Count a socket in; None if there is no room for it, or the gate is shut."""
+        """Count a socket in; None if there is no room for it, or the gate is shut.
+
+        The transport of a layer gives the ticket with which that layer has entered.
+        """
+        held: Ticket | None = transport.get_extra_info("ticket")
+        if held is not None:
+            return held
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type; a server gives no other
         self._counters["connections_total"] += 1
         peer = transport.get_extra_info("peername") or ("", 0)
@@ -119,6 +133,18 @@ class Gate:
             return True
         mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
         return not (mapped or peer).is_loopback
+
+    def complain(self, counter: str, ticket: Ticket | None, why: str) -> None:
+        """Count a peer that broke off or broke the rules, and say so unless it was said a moment ago."""
+        self._counters[counter] += 1
+        now_s = self._loop.time()
+        if now_s - self._complained_s < COMPLAINT_INTERVAL_S:
+            self._unsaid += 1
+            return
+        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
+        address = ticket.address if ticket is not None else "unknown"
+        _log.warning("Closed the connection of %s: %s%s", address, why, more)
+        self._complained_s, self._unsaid = now_s, 0
 
     def shut(self) -> None:
         """Let nobody in any more."""

@@ -25,6 +25,9 @@ TURNED_AWAY_LINGER_S = 1.0
 TURNED_AWAY_MAX = 64
 TURNED_AWAY_BYTES_MAX = 64 * 1024  # a CONNECT with a will; more is no client that waits for us
 
+# A browser's WebSocket request with its cookies is below 4 KiB; servers take 8 KiB for one header.
+HANDSHAKE_BYTES_MAX = 16 * 1024
+
 CLIENT_ID_BYTES_MAX = 256  # the standard asks for 23 at least; the id is kept with every message
 FILTERS_PER_CLIENT_MAX = 200  # a dashboard has a dozen; more are refused with 0x80
 FILTERS_PER_TURN = 4  # looked up among 10,000 retained messages: about 10 ms of the loop's time

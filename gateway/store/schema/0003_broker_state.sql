@@ -20,17 +20,19 @@ CREATE TABLE broker_filters (
     UNIQUE (session, topic_filter)
 );
 
--- By session and in the order of its queue: a commit adds at one place for each session that is away.
+-- In the order they came, so that a commit adds to the last page whoever they wait for; of the index,
+-- which leads to a session's queue, an entry is 10 bytes.
 CREATE TABLE broker_waiting (
+    id INTEGER PRIMARY KEY,
     session INTEGER NOT NULL,
-    number INTEGER NOT NULL,
+    number INTEGER NOT NULL,             -- the order of the session's queue
     received INTEGER NOT NULL,           -- 1 = the client has said PUBREC
     qos INTEGER NOT NULL,
     retain INTEGER NOT NULL,
     topic TEXT NOT NULL,
     payload BLOB NOT NULL,
-    PRIMARY KEY (session, number)
-) WITHOUT ROWID;
+    UNIQUE (session, number)
+);
 
 -- Packet ids of QoS 2 publishes that their client has not released yet: 8 bytes each, so that those of
 -- a whole herd stand on a few pages.

@@ -88,7 +88,10 @@ class Barn:
 async def barn(**options) -> AsyncIterator[Barn]:
     """A running broker; afterwards nothing may be left of it."""
     before = asyncio.all_tasks()
+    prepare = options.pop("before", None)
     place = Barn(**options)
+    if prepare is not None:
+        await prepare(place)
     await place.broker.start(Listener("127.0.0.1", 0))
     try:
         async with asyncio.timeout(25):
