@@ -305,9 +305,11 @@ def must_close(inputs: Iterable[tuple[str, bytes]], *, first: bool = False, rest
     async def main() -> None:
         async with barn() as place, connected(place, "bystander", keepalive=0) as bystander:
             await bystander.subscribe(("bystander", 1))
-            answers = await asyncio.gather(
-                *(survives(place, number, name, data) for number, (name, data) in enumerate(inputs))
-            )
+            attempts = [survives(place, number, name, data) for number, (name, data) in enumerate(inputs)]
+            if first:  # one after the other: what is their own CONNECT may take each other over
+                answers = [await attempt for attempt in attempts]
+            else:
+                answers = await asyncio.gather(*attempts)
             await _is_unharmed(bystander)
         survivors = [answer for answer in answers if answer is not None]
         assert not survivors, survivors
