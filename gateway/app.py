@@ -18,8 +18,9 @@ from zoneinfo import ZoneInfo
 
 from gateway import facts, wiring
 from gateway.config import Config
-from gateway.core.alert_event import event_json
+from gateway.core.alert_event import ALERT_TOPICS, alert_topic, event_json
 from gateway.core.alerts import Alert
+from gateway.core.broker_state import BrokerState
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
@@ -38,6 +39,7 @@ from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
 from gateway.services.salvage import Salvage
+from gateway.store.broker_state import load
 from gateway.supervisor import Supervisor
 from gateway.web.server import WebServer
 from gateway.web.status import GatewayStatus
@@ -198,6 +200,7 @@ class Gateway:
             rejected=self.detect.rejected,
             store_state=self._store_state,
             alive=partial(self.supervisor.beat, "ingest"),
+            changes=lambda: self.broker.changes(),  # noqa: PLW0108 - the broker is built below, with its `keep`
         )
         self.admission = wiring.admission(config)
         self.broker = EmbeddedBroker(
@@ -206,9 +209,11 @@ class Gateway:
             ingest=self.ingest.accept,
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
+            keep=self.ingest.keep,
             access=self.admission.access,
             limits=wiring.door_limits(config),
         )
+        self._stack.push_async_callback(self.ingest.finish)  # behind the broker's goodbyes
         self._stack.push_async_callback(self.broker.close)
         self.housekeep = Housekeep(
             clock=clock,
@@ -226,7 +231,9 @@ class Gateway:
 
     async def _start(self) -> None:
         config = self.config
+        kept = await self._restore_broker()
         await self.alarm.restore()
+        self._clear_ended_alerts(kept)
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
@@ -247,6 +254,21 @@ class Gateway:
             self.supervisor.start("salvage", self.salvage.run, critical=False)
         self._schedule()
         self.supervisor.start("look", self._look, critical=True)
+
+    async def _restore_broker(self) -> BrokerState:
+        """Sessions and retained messages of the last run; clients come in later."""
+        state = await self.database.read(partial(load, bounds=wiring.state_bounds()))
+        if state.left_out:
+            log.warning("%d rows of kept MQTT sessions and messages make no sense: left out", state.left_out)
+        self.broker.restore(state)
+        return state
+
+    def _clear_ended_alerts(self, kept: BrokerState) -> None:
+        """Retained ones that are not open: the power went before the broker was told (decision 20)."""
+        open_topics = {alert_topic(alert) for alert in self.alarm.open_alerts}
+        for message in kept.retained:
+            if message.topic.startswith(ALERT_TOPICS) and message.topic not in open_topics:
+                self.broker.publish(message.topic, b"", qos=1, retain=True)
 
     def _start_uplink(self) -> None:
         uplink = self.config.uplink
@@ -303,7 +325,7 @@ class Gateway:
 
     def _alert_published(self, alert: Alert) -> None:
         """A committed change: to local subscribers, retained while the alert is open (decision 20)."""
-        topic = f"artemis/alerts/{alert.subject}/{alert.kind}"
+        topic = alert_topic(alert)
         self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
         if not alert.open:
             self.broker.publish(topic, b"", qos=1, retain=True)
@@ -350,8 +372,7 @@ class Gateway:
                 self.supervisor.beat("store")  # an explicit answer: degraded, not hung
             if self.supervisor.healthy():
                 self.systemd.watchdog()
-            if await self.admission.look():
-                self.broker.recheck()
+            await self.admission.look(self.broker.recheck)
             await self._measure()
             await asyncio.sleep(LOOK_EVERY_S)
 

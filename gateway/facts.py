@@ -76,6 +76,7 @@ def _counters(gateway: Gateway) -> dict[str, dict[str, int]]:
             "writes_waiting": database.writes_waiting,
             "slowest_write_ms": round(database.slowest_write_s * 1000),
         },
+        "broker": {**gateway.broker.gauges, **gateway.broker.counters},
         "housekeeping": dict(gateway.housekeep.counters),
         "backups": {"done": backups.done, "failed": backups.failed, "given_up": backups.given_up},
         "detectors": dict(gateway.detect.counters),

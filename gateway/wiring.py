@@ -15,11 +15,13 @@ from zoneinfo import ZoneInfo
 from gateway.admission import Admission
 from gateway.config import Config, is_loopback
 from gateway.config import schema as sections
+from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
 from gateway.core.retention import part_bytes
 from gateway.core.topics import RouteTable, default_routes
 from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
+from gateway.drivers.broker import limits
 from gateway.drivers.broker.limits import DoorLimits
 from gateway.drivers.broker.listeners import Listener
 from gateway.drivers.broker.tokens import Anonymous, TokenAccess
@@ -32,9 +34,12 @@ from gateway.store.devices import DeviceFile
 
 
 def routes(config: Config) -> RouteTable:
-    """The route table with the site's open and denied topics."""
+    """The route table with the site's open and denied topics; rates hold once others can reach the broker."""
     return RouteTable(
-        default_routes(config.mqtt.topic_pattern), config.broker.open_topics, config.broker.denied_topics
+        default_routes(config.mqtt.topic_pattern),
+        config.broker.open_topics,
+        config.broker.denied_topics,
+        limited=not sections.is_loopback(config.broker.host),
     )
 
 
@@ -159,12 +164,25 @@ def anonymous(config: Config) -> Anonymous:
 
 def door_limits(config: Config) -> DoorLimits:
     """Bounds of the front door."""
-    limits = config.broker.limits
+    wanted = config.broker.limits
     return DoorLimits(
-        packet_size_max=limits.packet_size_max,
-        connections_max=limits.connections_max,
-        connections_per_address_max=limits.connections_per_address_max,
-        connect_timeout_s=limits.connect_timeout_s,
+        packet_size_max=wanted.packet_size_max,
+        connections_max=wanted.connections_max,
+        connections_per_address_max=wanted.connections_per_address_max,
+        connect_timeout_s=wanted.connect_timeout_s,
+    )
+
+
+def state_bounds() -> StateBounds:
+    """What the broker keeps at most, and so what is read back."""
+    return StateBounds(
+        sessions=limits.SESSIONS_MAX,
+        filters=limits.FILTERS_PER_CLIENT_MAX,
+        waiting=limits.BACKLOG_MESSAGES_MAX + limits.DELIVERY_IN_FLIGHT_MAX,
+        waiting_bytes=limits.BACKLOG_BYTES_MAX,
+        ids=limits.QOS2_IDS_PER_CLIENT_MAX,
+        retained=limits.RETAINED_MESSAGES_MAX,
+        retained_bytes=limits.RETAINED_BYTES_MAX,
     )
 
 

@@ -172,6 +172,14 @@ panel: 5
             "broker:\n  open_topics: [a/#/b]",
             "2: broker.open_topics[0]: \"a/#/b\": '#' must be the whole last level",
         ),
+        (
+            "mqtt:\n  topic_pattern: artemis/alerts/+",
+            '2: mqtt.topic_pattern: "artemis/alerts/+": artemis/alerts/# is kept for what the gateway says',
+        ),
+        (
+            f"broker:\n  open_topics: [{'a/' * 32}b]",
+            f'2: broker.open_topics[0]: "{"a/" * 32}b": the topic has 33 levels; 32 are allowed',
+        ),
         ("broker:\n  denied_topics: [a, '']", '2: broker.denied_topics[1]: "": the filter is empty'),
         ("database:\n  enable_wal: false", "2: database.enable_wal: the store always uses WAL mode"),
         (

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from gateway.config.faults import Contradiction
 from gateway.config.production import production_faults
 from gateway.config.schema import Config, is_local, is_loopback
-from gateway.core.topics import filter_fault, topic_fault
+from gateway.core.topics import ALERTS_PATTERN, covers, filter_fault, size_fault, topic_fault
 
 STANDARD_PORT = 1883
 
@@ -106,14 +106,16 @@ def _broker(config: Config) -> Iterator[Contradiction]:
 
 def _topics(config: Config) -> Iterator[Contradiction]:
     pattern = config.mqtt.topic_pattern
-    fault = filter_fault(pattern)
+    fault = filter_fault(pattern) or size_fault(pattern)
     if fault is None and (pattern.count("+") != 1 or not pattern.endswith("/+")):
         fault = "it must end in /+ (the cow_id) and have no other wildcard"
+    if fault is None and covers(ALERTS_PATTERN, pattern):
+        fault = f"{ALERTS_PATTERN} is kept for what the gateway says; use another"
     if fault:
         yield Contradiction(("mqtt.topic_pattern",), f'"{pattern}": {fault}')
     for key in ("open_topics", "denied_topics"):
         for number, topic in enumerate(getattr(config.broker, key)):
-            wrong = filter_fault(topic) if isinstance(topic, str) else None
+            wrong = (filter_fault(topic) or size_fault(topic)) if isinstance(topic, str) else None
             if wrong:
                 yield Contradiction((f"broker.{key}[{number}]",), f'"{topic}": {wrong}')
     prefix = config.uplink.topic_prefix

@@ -10,6 +10,8 @@ from gateway.core.instants import iso_utc
 
 SCHEMA = "artemis.alert/1"
 """Grows by fields only; a change of meaning is a new number."""
+ALERT_TOPICS = "artemis/alerts/"
+"""Where the gateway publishes alerts, and nobody else."""
 
 
 class AlertEvent(msgspec.Struct, frozen=True):
@@ -77,3 +79,8 @@ def event_of(alert: Alert, change: Change | None = None, reason: str = "") -> Al
 def event_json(alert: Alert, change: Change | None = None, reason: str = "") -> bytes:
     """`event_of` as one JSON object, UTF-8."""
     return msgspec.json.encode(event_of(alert, change, reason))
+
+
+def alert_topic(alert: Alert) -> str:
+    """Where the alert stands, retained, while it is open."""
+    return f"{ALERT_TOPICS}{alert.subject}/{alert.kind}"

@@ -40,7 +40,8 @@ class KeptSession(msgspec.Struct, frozen=True):
         filters: what it subscribes to, with the granted QoS.
         waiting: in order of their numbers.
         received_ids: packet ids of QoS 2 publishes from the client that it has not released yet.
-        seen_ms: UTC epoch milliseconds of the last connect or disconnect.
+        seen_ms: UTC epoch milliseconds of the last connect or disconnect; what comes back from the
+            store may be up to an hour away from it (store/broker_state.py).
     """
 
     client_id: str
@@ -51,10 +52,39 @@ class KeptSession(msgspec.Struct, frozen=True):
 
 
 class BrokerState(msgspec.Struct, frozen=True):
-    """Everything that is kept; sessions in order of `seen_ms`, oldest first."""
+    """Everything that is kept.
+
+    Args:
+        sessions: in order of `seen_ms`, oldest first.
+        retained: one for each topic.
+        left_out: rows of the store that could not be what they should be, or went beyond the bounds.
+    """
 
     sessions: tuple[KeptSession, ...] = ()
     retained: tuple[Message, ...] = ()
+    left_out: int = 0
+
+
+class StateBounds(msgspec.Struct, frozen=True):
+    """How much the broker keeps at most; a store that holds more was made by someone else.
+
+    Args:
+        sessions: persistent ones; the last seen go first.
+        filters: of one session.
+        waiting: messages of one session.
+        waiting_bytes: payloads of all sessions together.
+        ids: packet ids of one session that are not released.
+        retained: messages.
+        retained_bytes: payloads of these.
+    """
+
+    sessions: int
+    filters: int
+    waiting: int
+    waiting_bytes: int
+    ids: int
+    retained: int
+    retained_bytes: int
 
 
 class SessionSeen(msgspec.Struct, frozen=True, tag=True):

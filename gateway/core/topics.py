@@ -1,27 +1,85 @@
 """The route table: everything that is decided about a topic, in one place (decision 23).
 
-Pure functions for the topic rules of MQTT 3.1.1 (section 4.7), and the table itself. The
-broker asks it for every publish and subscription, so its answers are cached, bounded.
+Pure. The broker asks it once for each topic and set of roles and keeps the answer; what depends
+on the client itself (whom it speaks for, how much it has sent) is then a look into a set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
-# Who speaks. "gateway" is this process alone; no client ever holds it.
+from gateway.core.rates import Rate
+from gateway.core.topic_names import (
+    covers,
+    filter_fault,
+    has_wildcard,
+    matches,
+    overlaps,
+    size_fault,
+    topic_fault,
+)
+
+# The rules for names belong to what is decided about topics; users of the table find them here.
+__all__ = [
+    "ALERTS_PATTERN",
+    "CLIENT_ROLES",
+    "ROLE_CONCENTRATOR",
+    "ROLE_GATEWAY",
+    "ROLE_OPERATOR",
+    "ROLE_SENSOR",
+    "Route",
+    "RouteTable",
+    "Ruling",
+    "animals_spoken_for",
+    "covers",
+    "default_routes",
+    "filter_fault",
+    "has_wildcard",
+    "matches",
+    "overlaps",
+    "size_fault",
+    "topic_fault",
+]
+
+# Who speaks. "gateway" is this process alone; no client ever holds it. A concentrator is a base
+# station that speaks for many collars.
 ROLE_GATEWAY = "gateway"
 ROLE_SENSOR = "sensor"
+ROLE_CONCENTRATOR = "concentrator"
 ROLE_OPERATOR = "operator"
-CLIENT_ROLES = frozenset({ROLE_SENSOR, ROLE_OPERATOR})
+CLIENT_ROLES = frozenset({ROLE_SENSOR, ROLE_CONCENTRATOR, ROLE_OPERATOR})
 
-# A UTF-8 string on the wire carries a two-byte length (MQTT 3.1.1, 1.5.3).
-TOPIC_BYTES_MAX = 65_535
+# Closed as a whole: a message on any topic below would look like an alert of the gateway.
+ALERTS_PATTERN = "artemis/alerts/#"
+
 # 64 KiB a packet from sensors (decision 24).
 SENSOR_PAYLOAD_BYTES_MAX = 64 * 1024
-# Cached answers: 5000 animals (decision 9) and some; about 200 bytes each, 1.6 MB in all.
-MATCH_CACHE_MAX = 8192
+# The largest packet of MQTT (2.2.3): in no row only the front door's own bound holds.
+PACKET_BYTES_MAX = 268_435_455
+
+SENSOR_RATE: Final = Rate(per_min=100, burst=2000)
+"""A collar's day of backlog, 1440 readings, at once and with room to spare (decision 24)."""
+REFUSED_RATE: Final = SENSOR_RATE
+"""Refused publishes become dead letters, on disk and at most 10,000 of them: a collar that was given a wrong
+topic may leave a whole day there, and nobody pushes the others' out in a minute."""
+ANIMALS_UNLISTED: Final = 200
+"""Animals of a concentrator that may speak for any: 200 × 100/min = 333 messages a second, which is one a
+minute for 20,000 animals, four times what a gateway keeps (decision 9)."""
+
+
+def animals_spoken_for(roles: frozenset[str], names: frozenset[str] | None) -> int:
+    """How many animals' limits a client has: its own, or as a concentrator those of all its animals.
+
+    Args:
+        roles: of the client.
+        names: ids it may use; None = any.
+    """
+    if ROLE_CONCENTRATOR not in roles:
+        return 1
+    return ANIMALS_UNLISTED if names is None else max(1, len(names))
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -37,6 +95,9 @@ class Route(msgspec.Struct, frozen=True):
         publishers: roles that may publish here.
         subscribers: roles that may subscribe here.
         summary: one sentence for the documentation.
+        owner_level: index of the topic level, from 0, that names the animal or device spoken for;
+            a client that speaks for some only may not use it for others. None = no such level.
+        rate: messages each client may send here; None = any number.
     """
 
     name: str
@@ -48,93 +109,45 @@ class Route(msgspec.Struct, frozen=True):
     publishers: frozenset[str]
     subscribers: frozenset[str]
     summary: str
+    owner_level: int | None = None
+    rate: Rate | None = None
+
+    def owner(self, topic: str) -> str | None:
+        """Whom a topic or filter of this row speaks for; empty if it ends before that level."""
+        if self.owner_level is None:
+            return None
+        levels = topic.split("/")
+        return levels[self.owner_level] if self.owner_level < len(levels) else ""
 
 
-def topic_fault(topic: str) -> str | None:
-    """Why `topic` may not be the name of a message, or None (MQTT 3.1.1, 4.7)."""
-    if not topic:
-        return "the topic is empty"
-    if "+" in topic or "#" in topic:
-        return "the topic holds a wildcard"
-    return _string_fault(topic)
+class Ruling(msgspec.Struct, frozen=True):
+    """What the table says about publishes on one topic by clients with the same roles.
 
-
-def filter_fault(topic_filter: str) -> str | None:
-    """Why `topic_filter` may not be subscribed to, or None (MQTT 3.1.1, 4.7.1)."""
-    if not topic_filter:
-        return "the filter is empty"
-    levels = topic_filter.split("/")
-    for number, level in enumerate(levels, start=1):
-        if "#" in level and (level != "#" or number != len(levels)):
-            return "'#' must be the whole last level"
-        if "+" in level and level != "+":
-            return "'+' must be a whole level"
-    return _string_fault(topic_filter)
-
-
-def _string_fault(text: str) -> str | None:
-    if "\x00" in text:
-        return "NUL is not allowed"
-    try:
-        size = len(text.encode("utf-8"))
-    except UnicodeEncodeError:
-        return "it is not UTF-8"
-    return None if size <= TOPIC_BYTES_MAX else f"it is longer than {TOPIC_BYTES_MAX} bytes"
-
-
-def has_wildcard(topic_filter: str) -> bool:
-    """Whether the filter can match more than one topic."""
-    return "+" in topic_filter or "#" in topic_filter
-
-
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a message on `topic` goes to a subscription on `topic_filter`.
-
-    A leading wildcard never matches a topic that starts with `$` (4.7.2); `a/#` also
-    matches `a`.
+    Args:
+        topic: it is about.
+        refusal: why nobody with these roles may publish here; see `refusal_for`.
+        ingest: as in the row.
+        state: of the topic only the newest message matters: the row's are retained.
+        size_max: largest payload in bytes.
+        row: key of the bucket that `rate` fills.
+        rate: messages each client may send; None = any number.
+        owner: whom the topic speaks for; None where rows name nobody.
     """
-    if topic_filter == topic:
-        return True
-    if topic[:1] == "$" and topic_filter[:1] in ("+", "#"):
-        return False
-    names = topic.split("/")
-    levels = topic_filter.split("/")
-    for position, level in enumerate(levels):
-        if level == "#":
-            return True
-        if position >= len(names) or (level != "+" and level != names[position]):
-            return False
-    return len(levels) == len(names)
 
+    topic: str
+    refusal: str | None
+    ingest: bool = False
+    state: bool = False
+    size_max: int = PACKET_BYTES_MAX
+    row: str = ""
+    rate: Rate | None = None
+    owner: str | None = None
 
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every topic that filter `narrow` matches is matched by filter `wide` too."""
-    if narrow[:1] == "$" and wide[:1] in ("+", "#"):
-        return False
-    outer, inner = wide.split("/"), narrow.split("/")
-    for position, level in enumerate(outer):
-        if level == "#":
-            return True
-        if position >= len(inner) or inner[position] == "#":
-            return False
-        if level != "+" and level != inner[position]:
-            return False
-    return len(outer) == len(inner)
-
-
-def overlaps(one: str, other: str) -> bool:
-    """Whether some topic is matched by both filters."""
-    for first, second in ((one, other), (other, one)):
-        if first[:1] == "$" and second[:1] in ("+", "#"):
-            return False
-    left, right = one.split("/"), other.split("/")
-    for a, b in zip(left, right, strict=False):
-        if "#" in (a, b):
-            return True
-        if a != b and "+" not in (a, b):
-            return False
-    shorter, longer = sorted((left, right), key=len)
-    return len(left) == len(right) or longer[len(shorter)] == "#"
+    def refusal_for(self, names: frozenset[str] | None) -> str | None:
+        """Why a client that speaks for `names` (None = any) may not publish here, or None."""
+        if self.refusal is not None or names is None or self.owner is None or self.owner in names:
+            return self.refusal
+        return _stranger(self.owner, names)
 
 
 class RouteTable:
@@ -144,9 +157,10 @@ class RouteTable:
         routes: the first row that matches a topic decides.
         open_topics: filters of topics that pass as plain broker traffic without a row.
         denied_topics: filters of topics that are always refused.
+        limited: whether rates hold; off while the broker listens on loopback only (decision 24).
 
     Raises:
-        ValueError: a pattern is not a valid filter.
+        ValueError: a pattern is not a valid filter, or a row's levels do not fit it.
     """
 
     def __init__(
@@ -154,53 +168,93 @@ class RouteTable:
         routes: Iterable[Route],
         open_topics: Iterable[str] = ("#",),
         denied_topics: Iterable[str] = (),
+        *,
+        limited: bool = True,
     ) -> None:
         self.routes = tuple(routes)
         self.open_topics = tuple(open_topics)
         self.denied_topics = tuple(denied_topics)
+        self.limited = limited
         for pattern in (*(route.pattern for route in self.routes), *self.open_topics, *self.denied_topics):
-            fault = filter_fault(pattern)
+            fault = filter_fault(pattern) or size_fault(pattern)
             if fault is not None:
                 raise ValueError(f"{pattern!r} is no topic filter: {fault}")
-        self._cache: dict[str, Route | None] = {}
+        for route in self.routes:
+            if route.owner_level is not None and route.owner(route.pattern) not in ("+", "#"):
+                raise ValueError(
+                    f"level {route.owner_level} of {route.pattern!r} names nobody: it is no wildcard"
+                )
 
     def match(self, topic: str) -> Route | None:
         """The row that decides about `topic`."""
-        try:
-            return self._cache[topic]
-        except KeyError:
-            pass
-        found = next((route for route in self.routes if matches(route.pattern, topic)), None)
-        if len(self._cache) >= MATCH_CACHE_MAX:
-            self._cache.clear()
-        self._cache[topic] = found
-        return found
+        return next((route for route in self.routes if matches(route.pattern, topic)), None)
 
-    def publish_refusal(self, topic: str, roles: frozenset[str]) -> str | None:
-        """Why a client with `roles` may not publish on `topic`, or None."""
+    def rule(self, topic: str, roles: frozenset[str]) -> Ruling:
+        """Decide about publishes on a valid topic by clients with `roles`.
+
+        A topic that is too large is refused before anything is compared with it. Such rulings hold
+        the topic: only those without a refusal are worth keeping.
+        """
+        why = size_fault(topic)
+        if why is not None:
+            return self._refused(topic, why, None)
+        route = self.match(topic)
+        why = self._refusal(topic, roles, route)
+        if why is not None:
+            return self._refused(topic, why, route)
+        if route is None:
+            return Ruling(topic, None)
+        rate = route.rate if self.limited else None
+        return Ruling(
+            topic, None, route.ingest, route.retain, route.size_max, route.name, rate, route.owner(topic)
+        )
+
+    def _refused(self, topic: str, why: str, route: Route | None) -> Ruling:
+        """Counted against the row, if that has a rate, or together with everything else that is refused."""
+        if not self.limited:
+            return Ruling(topic, why)
+        if route is None or route.rate is None:
+            return Ruling(topic, why, rate=REFUSED_RATE)
+        return Ruling(topic, why, row=route.name, rate=route.rate)
+
+    def _refusal(self, topic: str, roles: frozenset[str], route: Route | None) -> str | None:
         if topic.startswith("$"):
             return "topics that start with $ belong to the broker"
         if any(matches(denied, topic) for denied in self.denied_topics):
             return "the topic is denied"
-        route = self.match(topic)
         if route is not None:
-            return None if route.publishers & roles else f"only {_names(route.publishers)} may publish here"
+            return None if route.publishers & roles else f"only {_listed(route.publishers)} may publish here"
         if any(matches(opened, topic) for opened in self.open_topics):
             return None
         return "the topic is in no row of the route table"
 
-    def subscribe_refusal(self, topic_filter: str, roles: frozenset[str]) -> str | None:
-        """Why a client with `roles` may not subscribe to `topic_filter`, or None.
+    def publish_refusal(
+        self, topic: str, roles: frozenset[str], names: frozenset[str] | None = None
+    ) -> str | None:
+        """Why a client with `roles` that speaks for `names` (None = any) may not publish, or None."""
+        return self.rule(topic, roles).refusal_for(names)
 
-        A filter must lie within one row or one open topic, and must not reach into a row
-        that is closed to the client: `artemis/#` is more than `artemis/+`.
+    def subscribe_refusal(
+        self, topic_filter: str, roles: frozenset[str], names: frozenset[str] | None = None
+    ) -> str | None:
+        """Why a client with `roles` that speaks for `names` (None = any) may not subscribe, or None.
+
+        A filter must lie within one row or one open topic, and must not reach into a row that
+        is closed to the client: `artemis/#` is more than `artemis/+`. Where a row names whom a
+        topic speaks for, a client with names must write one of them at that level.
         """
+        why = size_fault(topic_filter)
+        if why is not None:
+            return why
         if any(covers(denied, topic_filter) for denied in self.denied_topics):
             return "the topic is denied"
         touched = [route for route in self.routes if overlaps(route.pattern, topic_filter)]
-        closed = next((route for route in touched if not route.subscribers & roles), None)
-        if closed is not None:
-            return f"only {_names(closed.subscribers)} may subscribe to {closed.pattern}"
+        for route in touched:
+            if not route.subscribers & roles:
+                return f"only {_listed(route.subscribers)} may subscribe to {route.pattern}"
+            owner = route.owner(topic_filter)
+            if names is not None and owner is not None and (owner not in names or has_wildcard(owner)):
+                return _stranger(owner, names)
         allowed = (*(route.pattern for route in touched), *self.open_topics)
         if any(covers(pattern, topic_filter) for pattern in allowed):
             return None
@@ -215,27 +269,29 @@ class RouteTable:
         return self.subscribe_refusal(topic_filter, CLIENT_ROLES) is None
 
 
-def _names(roles: frozenset[str]) -> str:
+def _listed(roles: frozenset[str]) -> str:
     return " or ".join(sorted(roles)) or "nobody"
 
 
+def _stranger(owner: str, names: frozenset[str]) -> str:
+    """Said for each such message, so it does not list the animals of a whole concentrator."""
+    own = next(iter(names)) if len(names) == 1 else f"{len(names)} others"
+    return f"the client speaks for {own} and may not speak for {owner!r}"
+
+
 def default_routes(sensor_pattern: str = "artemis/sensors/+") -> tuple[Route, ...]:
-    """The rows of document 0: neck sensors in, alerts out."""
+    """The rows of document 0: neck sensors in, alerts out.
+
+    What belongs to the gateway comes first, so that no `sensor_pattern` opens it.
+
+    Args:
+        sensor_pattern: with one `+`, which is the cow_id.
+    """
+    levels = sensor_pattern.split("/")
     return (
         Route(
-            name="sensors",
-            pattern=sensor_pattern,
-            qos=1,
-            retain=False,
-            size_max=SENSOR_PAYLOAD_BYTES_MAX,
-            ingest=True,
-            publishers=frozenset({ROLE_SENSOR}),
-            subscribers=CLIENT_ROLES,
-            summary="Neck sensor readings, one JSON object each; the last level is the cow_id.",
-        ),
-        Route(
             name="alerts",
-            pattern="artemis/alerts/+/+",
+            pattern=ALERTS_PATTERN,
             qos=1,
             retain=True,
             size_max=SENSOR_PAYLOAD_BYTES_MAX,
@@ -243,5 +299,19 @@ def default_routes(sensor_pattern: str = "artemis/sensors/+") -> tuple[Route, ..
             publishers=frozenset({ROLE_GATEWAY}),
             subscribers=CLIENT_ROLES,
             summary="Open alerts, retained: artemis/alerts/{subject}/{kind}; empty when the alert has ended.",
+            owner_level=2,
+        ),
+        Route(
+            name="sensors",
+            pattern=sensor_pattern,
+            qos=1,
+            retain=False,
+            size_max=SENSOR_PAYLOAD_BYTES_MAX,
+            ingest=True,
+            publishers=frozenset({ROLE_SENSOR, ROLE_CONCENTRATOR}),
+            subscribers=CLIENT_ROLES,
+            summary="Neck sensor readings, one JSON object each; the last level is the cow_id.",
+            owner_level=levels.index("+") if "+" in levels else None,
+            rate=SENSOR_RATE,
         ),
     )

@@ -1,7 +1,8 @@
 """Decode → validate → group commit → acknowledge. Runs on the event loop.
 
 A message is judged the moment it arrives and acknowledged only after the commit that
-holds it (a reading, or the dead letter of a rejected one) is on disk (decision 29).
+holds it (a reading, or the dead letter of a rejected one) is on disk (decision 29). What the
+broker keeps over a restart is written by the same commits, and acknowledged likewise.
 While the store cannot write, the batch waits and is tried again; nothing is acknowledged.
 """
 
@@ -11,16 +12,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
+from gateway.core.broker_state import Change
 from gateway.core.message_stats import MessageStats
 from gateway.core.messages import DeadLetter, RawMessage, Reason, Rejection
 from gateway.core.readings import Reading
 from gateway.core.validation import Rules, Trimmed, one_too_many, parse
 from gateway.errors import StoreError
 from gateway.ports import Clock, Receipt
-from gateway.store import animals, dead_letters, readings
+from gateway.store import animals, broker_state, dead_letters, readings
 from gateway.store.database import Connection, Database
 
 log = logging.getLogger(__name__)
@@ -56,17 +59,16 @@ class IngestLimits(msgspec.Struct, frozen=True):
 
 
 class _Batch:
-    """What the next commit will hold."""
+    """What the next commit will hold; `wanted` once anything asks for that commit."""
 
-    __slots__ = ("letters", "readings", "receipts")
+    __slots__ = ("changes", "letters", "readings", "receipts", "wanted")
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
         self.letters: list[DeadLetter] = []
+        self.changes: Sequence[Change] = ()
         self.receipts: list[Receipt] = []
-
-    def __len__(self) -> int:
-        return len(self.receipts)
+        self.wanted = False
 
 
 class Ingest:
@@ -81,6 +83,8 @@ class Ingest:
         rejected: told of each rejection, with its arrival (monotonic seconds).
         store_state: told None when the store writes, else why it does not.
         alive: called at least every ten seconds while `run` does (for the watchdog).
+        changes: hands over what the broker has changed since it was asked last. Asked when a batch
+            is closed; its answer belongs to that commit.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Ingest:
         rejected: Callable[[Rejection, float], None],
         store_state: Callable[[str | None], None],
         alive: Callable[[], None] = lambda: None,
+        changes: Callable[[], Sequence[Change]] = tuple,
     ) -> None:
         self.stats = MessageStats()
         self.last_commit_ms: int | None = None
@@ -105,8 +110,10 @@ class Ingest:
         self._rejected = rejected
         self._store_state = store_state
         self._alive = alive
+        self._changes = changes
         self._animals: set[str] = set()
         self._batch = _Batch()
+        self._held: _Batch | None = None
         self._due = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -122,7 +129,7 @@ class Ingest:
 
     def accept(self, message: RawMessage, receipt: Receipt) -> None:
         """Judge one publish of a sensor row and queue it for the next commit. Never blocks."""
-        if message.qos == 0 and len(self._batch) >= self._limits.queue_max:
+        if message.qos == 0 and len(self._batch.receipts) >= self._limits.queue_max:
             self.stats.flood_dropped += 1
             receipt.settle()
             return
@@ -140,17 +147,25 @@ class Ingest:
             else:
                 self.stats.valid += 1
                 self._batch.readings.append(verdict)
-        self._enqueue(receipt)
+        self._want(receipt)
 
     def refuse(self, message: RawMessage, why: str, receipt: Receipt) -> None:
         """Keep a publish that the broker refused as a dead letter, then acknowledge it (decision 23)."""
-        if message.qos == 0 and len(self._batch) >= self._limits.queue_max:
+        if message.qos == 0 and len(self._batch.receipts) >= self._limits.queue_max:
             self.stats.flood_dropped += 1
             receipt.settle()
             return
         self._arrived(message)
         self._reject(message, Rejection(Reason.TOPIC_REFUSED, why))
-        self._enqueue(receipt)
+        self._want(receipt)
+
+    def keep(self, receipt: Receipt | None) -> None:
+        """The broker has noted a change that must outlive a restart: take it into the next commit.
+
+        Args:
+            receipt: settled after the commit that holds the change; None where nobody waits for it.
+        """
+        self._want(receipt)
 
     def hurry(self) -> None:
         """A connection holds many unacknowledged publishes: commit soon, at most 20 times a second."""
@@ -169,20 +184,31 @@ class Ingest:
                 async with asyncio.timeout(ALIVE_S):
                     await self._due.wait()
             self._due.clear()
-            batch, self._batch = self._batch, _Batch()
-            if self._window is not None:
-                self._window.cancel()
-                self._window = None
-            if len(batch):
-                await self._commit_until_stored(batch)
-            if not len(self._batch):
+            self._held = self._closed_batch()
+            if self._held is not None:
+                await self._commit_until_stored(self._held)
+                self._held = None
+            if not self._batch.wanted:
                 self._idle.set()
 
     async def drain(self) -> None:
         """Commit what waits and return when nothing is left. Called at stop, while `run` still runs."""
-        while len(self._batch) or not self._idle.is_set():
+        while self._batch.wanted or not self._idle.is_set():
             self._due.set()
             await self._idle.wait()
+
+    async def finish(self) -> None:
+        """Once more after `run` has ended: what the store refused until then, and the broker's goodbyes.
+
+        A store that still does not write is told in the log, and what waited for it is given up.
+        """
+        held, self._held = self._held, None
+        try:
+            for batch in (held, self._closed_batch()):
+                if batch is not None:
+                    self._stored(batch, await self._database.write(partial(_store, batch=batch)))
+        except StoreError as error:
+            log.error("The last changes of the broker were not stored: %s", error.message)  # noqa: TRY400
 
     def log_stats(self) -> None:
         """The statistics line now, as at stop (S0-076)."""
@@ -228,10 +254,13 @@ class Ingest:
         )
         self._rejected(rejection, message.received_s)
 
-    def _enqueue(self, receipt: Receipt) -> None:
+    def _want(self, receipt: Receipt | None) -> None:
+        """A commit within the window, for whoever waits for it."""
         self._idle.clear()
-        self._batch.receipts.append(receipt)
-        if len(self._batch) >= self._limits.batch_max:
+        self._batch.wanted = True
+        if receipt is not None:
+            self._batch.receipts.append(receipt)
+        if len(self._batch.receipts) >= self._limits.batch_max:
             self._due.set()
         elif self._window is None:
             self._arm(self._limits.commit_window_s)
@@ -241,11 +270,20 @@ class Ingest:
             self._window.cancel()
         self._window = asyncio.get_running_loop().call_later(wait_s, self._due.set)
 
+    def _closed_batch(self) -> _Batch | None:
+        """What has come so far, readings and changes, with an empty batch behind it; None for nothing."""
+        batch, self._batch = self._batch, _Batch()
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
+        batch.changes = self._changes()
+        return batch if batch.wanted or batch.changes else None
+
     async def _commit_until_stored(self, batch: _Batch) -> None:
         first = True
         while True:
             try:
-                outcomes = await self._database.write(lambda db: _store(db, batch))
+                outcomes = await self._database.write(partial(_store, batch=batch))
                 break
             except StoreError as error:
                 if first:
@@ -261,6 +299,10 @@ class Ingest:
             log.info("Database writes again; nothing acknowledged was lost")
             self._store_fault = None
         self._store_state(None)
+        self._stored(batch, outcomes)
+
+    def _stored(self, batch: _Batch, outcomes: list[readings.Outcome]) -> None:
+        """A batch is on disk: count, acknowledge, tell."""
         self._last_commit_s = asyncio.get_running_loop().time()
         self.last_commit_ms = self._clock.now_ms()
         fresh = [r for r, outcome in zip(batch.readings, outcomes, strict=True) if outcome is _STORED]
@@ -277,7 +319,8 @@ _STORED = readings.Outcome.STORED
 
 
 def _store(db: Connection, batch: _Batch) -> list[readings.Outcome]:
-    """One transaction: the readings and the dead letters of a batch. Runs on the writer thread."""
+    """One transaction: readings, dead letters and changes of a batch. Runs on the writer thread."""
     outcomes = readings.append(db, batch.readings)
     dead_letters.add(db, batch.letters)
+    broker_state.apply(db, batch.changes)
     return outcomes

@@ -28,6 +28,12 @@ _OF_ANIMALS = {
     "undelivered": "slices to be delivered",
 }
 """Tables with a column `animal`, and what their rows are; the first two are version 1's."""
+_OF_SESSIONS = {
+    "broker_filters": "filters",
+    "broker_waiting": "messages",
+    "broker_received": "packet ids",
+}
+"""Tables with a column `session`, and what their rows are."""
 
 
 def verify(path: Path, progress: Progress = lambda _what, _done, _total: None) -> list[Fault]:
@@ -114,6 +120,17 @@ def _references(db: sqlite3.Connection, path: Path, progress: Progress) -> list[
         found += [
             Fault(f"{path}, table {table}", f"{n} {what} of animal number {animal}, which is not in animals")
             for animal, n in rows
+        ]
+    for table, what in _OF_SESSIONS.items():
+        if table not in there:
+            continue
+        rows = db.execute(
+            f"SELECT session, count(*) FROM {table} WHERE session NOT IN (SELECT id FROM broker_sessions)"
+            f" GROUP BY session LIMIT {FAULTS_MAX}"
+        )
+        found += [
+            Fault(f"{path}, table {table}", f"{n} {what} of session {one}, which is not in broker_sessions")
+            for one, n in rows
         ]
     rows = db.execute(
         "SELECT h.alert_id, count(*) FROM alert_history h LEFT JOIN alert_episodes a ON a.id = h.alert_id"

@@ -49,6 +49,7 @@ _EDGES_SINCE = {  # version → what it brought
         "SELECT max(slice) FROM chunks",
         "SELECT max(day_animal) FROM rollups",
     ),
+    3: ("SELECT max(id) FROM broker_sessions", "SELECT max(id) FROM broker_retained"),
 }
 
 

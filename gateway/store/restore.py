@@ -21,6 +21,7 @@ from gateway.core.backups import farm_beside
 from gateway.errors import ChecksFailedError, StoreError
 from gateway.store import newest
 from gateway.store.backup import ROOM_RESERVE_BYTES, give_to, read_register, write_whole
+from gateway.store.broker_state import forget_received_ids
 from gateway.store.faults import store_error
 from gateway.store.identity import renew_epoch
 from gateway.store.integrity import verify
@@ -169,6 +170,7 @@ def _prepare(source: Path, new: Path, owner: tuple[int, int]) -> tuple[str, int,
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
             migrate(db, migrations())
             take_over(db)
+            forget_received_ids(db)
             epoch = renew_epoch(db)
             readings_n, newest_ms = _contents(db)
         _sync(new)

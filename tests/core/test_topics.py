@@ -1,21 +1,30 @@
+from itertools import product
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import topics
+from gateway.core.rates import Rate
+from gateway.core.topic_names import NAME_BYTES_MAX, NAME_LEVELS_MAX
 from gateway.core.topics import (
+    ANIMALS_UNLISTED,
     CLIENT_ROLES,
+    REFUSED_RATE,
+    ROLE_CONCENTRATOR,
     ROLE_GATEWAY,
     ROLE_OPERATOR,
     ROLE_SENSOR,
+    SENSOR_RATE,
     Route,
     RouteTable,
+    animals_spoken_for,
     covers,
     default_routes,
     filter_fault,
     has_wildcard,
     matches,
     overlaps,
+    size_fault,
     topic_fault,
 )
 
@@ -75,8 +84,8 @@ TOPIC = st.lists(LEVEL, min_size=1, max_size=4).map("/".join).filter(bool)
 
 
 @st.composite
-def filters(draw):
-    levels = draw(st.lists(st.one_of(LEVEL, st.just("+")), min_size=1, max_size=4))
+def filters(draw, levels_max=4):
+    levels = draw(st.lists(st.one_of(LEVEL, st.just("+")), min_size=1, max_size=levels_max))
     if draw(st.booleans()):
         levels.append("#")
     return "/".join(levels) or "+"
@@ -166,13 +175,297 @@ def test_the_sensor_pattern_can_be_configured():
     assert table.match("artemis/sensors/COW_001") is None
 
 
+SENSOR = frozenset({ROLE_SENSOR})
+OPERATOR = frozenset({ROLE_OPERATOR})
+COW_1 = frozenset({"COW_001"})
+
+
+def row(
+    name="row",
+    pattern="a/+",
+    *,
+    publishers=CLIENT_ROLES,
+    subscribers=CLIENT_ROLES,
+    owner_level=None,
+    rate=None,
+):
+    return Route(
+        name,
+        pattern,
+        1,
+        False,
+        1024,
+        False,
+        publishers,
+        subscribers,
+        "a row",
+        owner_level=owner_level,
+        rate=rate,
+    )
+
+
 def test_only_the_gateway_publishes_alerts():
     table = RouteTable(default_routes())
     assert not table.publish_allowed("artemis/alerts/COW_001/fever")
     assert table.publish_refusal("artemis/alerts/COW_001/fever", frozenset({ROLE_GATEWAY})) is None
     assert table.subscribe_allowed("artemis/alerts/#")
     assert table.publish_allowed("artemis/sensors/COW_001")
-    assert "sensor" in table.publish_refusal("artemis/sensors/COW_001", frozenset({ROLE_OPERATOR}))
+    assert "sensor" in table.publish_refusal("artemis/sensors/COW_001", OPERATOR)
+
+
+@pytest.mark.parametrize(
+    "topic", ["artemis/alerts", "artemis/alerts/", "artemis/alerts/x", "artemis/alerts/a/b/c"]
+)
+@pytest.mark.parametrize(
+    "sensor_pattern", ["artemis/sensors/+", "artemis/alerts/+", "artemis/+", "artemis/+/x"]
+)
+def test_the_alerts_namespace_is_closed_as_a_whole(topic, sensor_pattern):
+    table = RouteTable(default_routes(sensor_pattern))
+    assert table.publish_refusal(topic, CLIENT_ROLES) == "only gateway may publish here"
+
+
+@pytest.mark.parametrize(
+    ("topic", "names", "refusal"),
+    [
+        ("artemis/sensors/COW_001", None, None),
+        ("artemis/sensors/COW_001", COW_1, None),
+        (
+            "artemis/sensors/COW_002",
+            COW_1,
+            "the client speaks for COW_001 and may not speak for 'COW_002'",
+        ),
+        (
+            "artemis/sensors/COW_002",
+            frozenset({"COW_001", "COW_003"}),
+            "the client speaks for 2 others and may not speak for 'COW_002'",
+        ),
+        (
+            "artemis/sensors/COW_002",
+            frozenset(),
+            "the client speaks for 0 others and may not speak for 'COW_002'",
+        ),
+        ("test/topic", COW_1, None),
+        ("artemis/alerts/COW_001/fever", COW_1, "only gateway may publish here"),
+    ],
+)
+def test_a_device_publishes_for_itself_only(topic, names, refusal):
+    assert RouteTable(default_routes()).publish_refusal(topic, SENSOR, names) == refusal
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "allowed"),
+    [
+        ("artemis/sensors/COW_001", True),
+        ("artemis/sensors/COW_002", False),
+        ("artemis/sensors/+", False),
+        ("artemis/+/COW_001", False),  # reaches beyond the rows
+        ("artemis/alerts/COW_001/#", True),
+        ("artemis/alerts/COW_001/+", True),
+        ("artemis/alerts/COW_001/fever", True),
+        ("artemis/alerts/+/fever", False),
+        ("artemis/alerts/#", False),
+        ("artemis/alerts", False),
+        ("artemis/#", False),
+        ("#", False),
+        ("test/#", False),
+    ],
+)
+def test_a_device_hears_of_itself_only(topic_filter, allowed):
+    table = RouteTable(default_routes(), open_topics=())
+    assert (table.subscribe_refusal(topic_filter, SENSOR, COW_1) is None) is allowed
+
+
+def test_open_topics_do_not_open_the_rows_of_others():
+    table = RouteTable(default_routes())
+    assert "may not speak for '#'" in table.subscribe_refusal("artemis/alerts/#", SENSOR, COW_1)
+    assert table.subscribe_refusal("#", SENSOR, COW_1)
+    assert table.subscribe_refusal("test/#", SENSOR, COW_1) is None
+    assert table.subscribe_refusal("#", OPERATOR) is None
+
+
+def test_a_wildcard_is_no_name_even_if_somebody_is_called_so():
+    table = RouteTable(default_routes())
+    assert table.subscribe_refusal("artemis/sensors/+", SENSOR, frozenset({"+"}))
+    assert table.subscribe_refusal("artemis/alerts/#", SENSOR, frozenset({"#"}))
+
+
+@pytest.mark.parametrize(("pattern", "level"), [("a/+", 0), ("a/+", 2), ("a/b", 1), ("a/#", 2)])
+def test_an_owner_level_that_names_nobody_is_refused(pattern, level):
+    with pytest.raises(ValueError, match="names nobody"):
+        RouteTable((row(pattern=pattern, owner_level=level),))
+
+
+def test_a_grant_for_one_level_opens_no_more():
+    table = RouteTable((row(pattern="artemis/+"),), open_topics=())
+    assert table.subscribe_allowed("artemis/+")
+    assert not table.subscribe_allowed("artemis/#")
+    assert not table.subscribe_allowed("artemis/+/#")
+    assert not table.subscribe_allowed("+/+")
+
+
+ALL_TOPICS = [
+    "/".join(levels) for depth in (1, 2, 3, 4) for levels in product(("a", "b", "$s"), repeat=depth)
+]
+"""Every topic of up to four levels: one more than any pattern below has."""
+
+
+@st.composite
+def rows(draw):
+    pattern = draw(filters(levels_max=2))
+    wildcards = [position for position, level in enumerate(pattern.split("/")) if level in ("+", "#")]
+    return row(
+        pattern=pattern,
+        publishers=draw(st.sampled_from([SENSOR, OPERATOR, CLIENT_ROLES, frozenset()])),
+        subscribers=draw(st.sampled_from([SENSOR, OPERATOR, CLIENT_ROLES, frozenset()])),
+        owner_level=draw(st.sampled_from([None, *wildcards])),
+    )
+
+
+NAMES = st.sampled_from([None, frozenset(), frozenset({"a"}), frozenset({"a", "b"})])
+ROLES = st.sampled_from([SENSOR, OPERATOR, CLIENT_ROLES])
+
+
+def stranger(route, topic, names):
+    """Whether the row says that the topic speaks for somebody else; spelled out."""
+    if names is None or route.owner_level is None:
+        return False
+    levels = topic.split("/")
+    return len(levels) <= route.owner_level or levels[route.owner_level] not in names
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(rows(), max_size=3),
+    st.lists(filters(levels_max=2), max_size=2),
+    filters(levels_max=3),
+    ROLES,
+    NAMES,
+)
+def test_no_filter_hears_what_is_closed_to_the_client(routes, opened, topic_filter, roles, names):
+    table = RouteTable(routes, opened)
+    heard = [topic for topic in ALL_TOPICS if matches(topic_filter, topic)]
+    closed = [
+        topic
+        for topic in heard
+        if any(
+            matches(route.pattern, topic) and (not route.subscribers & roles or stranger(route, topic, names))
+            for route in routes
+        )
+        or not any(matches(pattern, topic) for pattern in [*opened, *(route.pattern for route in routes)])
+    ]
+    allowed = table.subscribe_refusal(topic_filter, roles, names) is None
+    assert not (allowed and closed)
+    if heard == [topic_filter]:
+        assert allowed is not bool(closed)  # and one topic that is open is not refused either
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(rows(), max_size=3),
+    st.lists(filters(levels_max=2), max_size=2),
+    st.sampled_from(ALL_TOPICS),
+    ROLES,
+    NAMES,
+)
+def test_the_first_row_decides_who_publishes(routes, opened, topic, roles, names):
+    route = next((route for route in routes if matches(route.pattern, topic)), None)
+    if topic.startswith("$"):
+        allowed = False
+    elif route is None:
+        allowed = any(matches(pattern, topic) for pattern in opened)
+    else:
+        allowed = bool(route.publishers & roles) and not stranger(route, topic, names)
+    assert (RouteTable(routes, opened).publish_refusal(topic, roles, names) is None) is allowed
+
+
+LONGEST = "a" * NAME_BYTES_MAX
+DEEPEST = "/".join(["a"] * NAME_LEVELS_MAX)
+
+
+@pytest.mark.parametrize("name", [LONGEST, DEEPEST, "ä" * (NAME_BYTES_MAX // 2), "/" * (NAME_LEVELS_MAX - 1)])
+def test_the_largest_names_pass(name):
+    table = RouteTable(default_routes())
+    assert table.publish_allowed(name)
+    assert table.subscribe_allowed(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        (LONGEST + "a", "the topic has 513 bytes; 512 are allowed"),
+        ("ä" * 257, "the topic has 514 bytes; 512 are allowed"),
+        ("a" * 65_535, "the topic has 65535 bytes; 512 are allowed"),
+        (DEEPEST + "/a", "the topic has 33 levels; 32 are allowed"),
+        ("/" * 32, "the topic has 33 levels; 32 are allowed"),
+    ],
+)
+def test_larger_names_are_good_mqtt_and_refused(name, fault):
+    table = RouteTable(default_routes(), denied_topics=("test/nosubscribe",))
+    assert topic_fault(name) is filter_fault(name) is None
+    assert size_fault(name) == fault
+    assert table.publish_refusal(name, CLIENT_ROLES) == fault
+    assert table.publish_refusal(name, frozenset({ROLE_GATEWAY})) == fault
+    assert table.subscribe_refusal(name, CLIENT_ROLES) == fault
+
+
+def test_a_ruling_carries_what_the_row_says():
+    table = RouteTable(default_routes())
+    sensors = table.rule("artemis/sensors/COW_001", SENSOR)
+    assert (sensors.row, sensors.ingest, sensors.rate, sensors.owner) == (
+        "sensors",
+        True,
+        SENSOR_RATE,
+        "COW_001",
+    )
+    opened = table.rule("test/topic", SENSOR)
+    assert (opened.row, opened.ingest, opened.rate, opened.owner, opened.refusal) == (
+        "",
+        False,
+        None,
+        None,
+        None,
+    )
+    assert opened.size_max > sensors.size_max
+    assert table.rule("artemis/alerts/a/b", frozenset({ROLE_GATEWAY})).rate is None
+
+
+def test_refused_publishes_have_a_rate_too():
+    table = RouteTable(default_routes(), open_topics=())
+    for topic in ("test/topic", "artemis/alerts/a/b", "$SYS/uptime", "a" * 600):
+        assert (table.rule(topic, SENSOR).row, table.rule(topic, SENSOR).rate) == ("", REFUSED_RATE)
+    assert table.rule("artemis/sensors/COW_001", OPERATOR).row == "sensors"
+
+
+def test_no_rate_holds_where_the_table_is_not_limited():
+    table = RouteTable(default_routes(), open_topics=(), limited=False)
+    for topic in ("artemis/sensors/COW_001", "test/topic", "artemis/alerts/a/b", "a" * 600):
+        assert table.rule(topic, SENSOR).rate is None
+
+
+@pytest.mark.parametrize(
+    ("roles", "names", "animals"),
+    [
+        (SENSOR, COW_1, 1),
+        (SENSOR, None, 1),
+        (frozenset({ROLE_CONCENTRATOR}), None, ANIMALS_UNLISTED),
+        (frozenset({ROLE_CONCENTRATOR}), frozenset(), 1),
+        (frozenset({ROLE_CONCENTRATOR, ROLE_SENSOR}), frozenset({"a", "b", "c"}), 3),
+    ],
+)
+def test_a_concentrator_has_the_limits_of_all_its_animals(roles, names, animals):
+    assert animals_spoken_for(roles, names) == animals
+
+
+def test_a_concentrator_publishes_readings():
+    assert (
+        RouteTable(default_routes()).publish_refusal("artemis/sensors/a", frozenset({ROLE_CONCENTRATOR}))
+        is None
+    )
+
+
+def test_rows_say_how_much_each_client_may_send():
+    rates = {route.name: route.rate for route in default_routes()}
+    assert rates == {"sensors": Rate(100, 2000), "alerts": None}
 
 
 def test_without_open_topics_only_rows_pass():
@@ -201,25 +494,16 @@ def test_denied_topics_are_always_refused():
 
 
 def test_a_wide_filter_does_not_reach_into_a_closed_row():
-    closed = Route("staff", "staff/+", 1, False, 1024, False, CLIENT_ROLES, frozenset({ROLE_OPERATOR}), "who")
-    table = RouteTable((closed,))
-    assert table.subscribe_refusal("#", frozenset({ROLE_SENSOR}))
-    assert table.subscribe_refusal("#", frozenset({ROLE_OPERATOR})) is None
+    table = RouteTable((row(pattern="staff/+", subscribers=OPERATOR),))
+    assert "only operator may subscribe to staff/+" in table.subscribe_refusal("#", SENSOR)
+    assert table.subscribe_refusal("#", OPERATOR) is None
 
 
 def test_a_row_for_nobody_names_nobody():
-    row = Route("off", "off/+", 0, False, 1, False, frozenset(), frozenset(), "switched off")
-    assert "nobody" in RouteTable((row,)).publish_refusal("off/a", CLIENT_ROLES)
+    off = row(pattern="off/+", publishers=frozenset())
+    assert "nobody" in RouteTable((off,)).publish_refusal("off/a", CLIENT_ROLES)
 
 
 def test_a_bad_pattern_is_named():
     with pytest.raises(ValueError, match="'a#' is no topic filter"):
         RouteTable((), open_topics=("a#",))
-
-
-def test_the_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr(topics, "MATCH_CACHE_MAX", 10)
-    table = RouteTable(default_routes())
-    for number in range(25):
-        assert table.match(f"artemis/sensors/{number}").ingest
-        assert len(table._cache) <= 10

@@ -112,6 +112,11 @@ def write(db: sqlite3.Connection) -> None:
     """One of everything it can write."""
     assert append(db, NEW_READINGS) == [True] * 3
     assert append(db, NEW_READINGS) == [False] * 3
+    write_records(db)
+
+
+def write_records(db: sqlite3.Connection) -> None:
+    """An alert and its step, an event, a cursor, a dead letter, a counter."""
     values = ("COW_NEW", "fever", 1, 2, "active", 1, 2, 3, 4, 0.5, "hot", "{}", "single_reading", 0, 0, None)
     marks = ", ".join("?" * len(values))
     (number,) = db.execute(

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.core.topics import CLIENT_ROLES
+from gateway.core.topics import ROLE_OPERATOR, ROLE_SENSOR
 
 
 class Introduction(msgspec.Struct, frozen=True):
@@ -80,9 +80,9 @@ class Access(Protocol):
 
 
 class AnonymousAccess:
-    """Everyone is welcome and holds every role of a client: the demo on loopback."""
+    """Everyone is welcome, as sensor and as operator: the demo on loopback."""
 
-    _anyone = Principal("anonymous", CLIENT_ROLES)
+    _anyone = Principal("anonymous", frozenset({ROLE_SENSOR, ROLE_OPERATOR}))
 
     def authenticate(self, who: Introduction) -> Principal:  # noqa: ARG002 - the interface
         """Accept anyone, with or without a password."""

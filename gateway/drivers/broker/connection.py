@@ -1,22 +1,22 @@
 """One MQTT 3.1.1 client at the front door.
 
-Runs on the event loop: packets are handled in the transport's callback, and one task for each
-accepted CONNECT authenticates it, waits for a takeover and carries amqtt's session.
+Runs on the event loop, in the transport's callbacks; a task of its own only while somebody slow
+decides who it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from functools import partial
 
-from gateway.core.messages import RawMessage
-from gateway.core.topics import filter_fault
 from gateway.drivers.broker import packets
-from gateway.drivers.broker.access import Introduction, Principal
+from gateway.drivers.broker.access import Introduction, Principal, Refusal
+from gateway.drivers.broker.desk import Desk
 from gateway.drivers.broker.framing import (
-    CONNACK,
     CONNECT,
     DISCONNECT,
     PINGREQ,
@@ -25,34 +25,15 @@ from gateway.drivers.broker.framing import (
     PUBLISH,
     PUBREC,
     PUBREL,
-    SUBACK,
     SUBSCRIBE,
-    UNSUBACK,
     UNSUBSCRIBE,
     MalformedError,
 )
-from gateway.drivers.broker.limits import (
-    CLIENT_ID_BYTES_MAX,
-    IN_FLIGHT_HURRY,
-    IN_FLIGHT_PAUSE,
-    IN_FLIGHT_RESUME,
-    QOS2_IDS_PER_CLIENT_MAX,
-)
-from gateway.drivers.broker.link import Link
-from gateway.drivers.broker.receipts import UNASKED, InFlight, Receipt
-from gateway.drivers.broker.wire import (
-    HOLD_CONTROL,
-    HOLD_GREETING,
-    HOLD_IN_FLIGHT,
-    HOLD_STOPPING,
-    Wire,
-)
-
-if TYPE_CHECKING:
-    from gateway.drivers.broker.front_door import FrontDoor, Ruling
-
-_ACK = {1: bytes((PUBACK, 2)), 2: bytes((PUBREC, 2))}
-_PUBCOMP = bytes((PUBCOMP, 2))
+from gateway.drivers.broker.front_door import FrontDoor
+from gateway.drivers.broker.inbound import Inbound
+from gateway.drivers.broker.limits import CLIENT_ID_BYTES_MAX, FILTERS_PER_TURN
+from gateway.drivers.broker.session import Session
+from gateway.drivers.broker.wire import HOLD_CONTROL, HOLD_GREETING, HOLD_STOPPING, Wire
 
 
 class _Phase(IntEnum):
@@ -62,28 +43,51 @@ class _Phase(IntEnum):
     LEAVING = 3  # DISCONNECT has come; acknowledgements are still owed
 
 
+class _AfterCommit:
+    """Something to say once what the client asked for is on disk."""
+
+    __slots__ = ("settle",)
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self.settle = settle
+
+
 class Connection(Wire):
     """A client: its packets, its publishes in flight, its will."""
 
-    def __init__(self, door: FrontDoor) -> None:
+    __slots__ = (
+        "_deadline",
+        "_desk",
+        "_door",
+        "_inbound",
+        "_keepalive_s",
+        "_now_ms",
+        "_now_s",
+        "_phase",
+        "_proven",
+        "_session",
+        "_will",
+        "address",
+        "client_id",
+        "principal",
+    )
+
+    def __init__(self, door: FrontDoor, desk: Desk) -> None:
         super().__init__(door.limits)
         self._door = door
+        self._desk = desk
         self._phase = _Phase.AWAITING
-        self._in_flight = InFlight(self._settled)
+        self._inbound: Inbound | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._keepalive_s = 0.0
         self._will: packets.Will | None = None
-        self._link: Link | None = None
-        self._refused_codes: tuple[int, ...] | None = None
-        self._qos2_ids: dict[int, Receipt] = {}
-        self._rulings: dict[bytes, Ruling] = {}
+        self._session: Session | None = None
+        self.principal: Principal | None = None
         self._now_ms = 0
         self._now_s = 0.0
         self.client_id = ""
         self.address = ""
-        self.principal: Principal | None = None
-        self._port = 0
-        self.task: asyncio.Task[None] | None = None
+        self._proven: str | None = None
 
     # The socket.
 
@@ -91,12 +95,12 @@ class Connection(Wire):
         """Let the newcomer in, if there is room."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername") or ("", 0)
-        self.address, self._port = str(peer[0]), int(peer[1])
-        if not self._door.admit(self):
-            self.send(packets.connack_packet(packets.UNAVAILABLE))
-            self.close()
+        self.address = str(peer[0])
+        ticket = self._door.admit(self, transport)
+        if ticket is None:
             return
-        self._deadline = self._loop.call_later(self._limits.connect_timeout_s, self._too_slow)
+        self._proven = transport.get_extra_info("certificate_name")
+        self._deadline = self._loop.call_at(ticket.connect_by_s, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
         """Refuse at the first byte what is not MQTT."""
@@ -112,24 +116,39 @@ class Connection(Wire):
 
     def eof_received(self) -> bool:
         """Keep our half open while acknowledgements are owed to a client that said goodbye."""
-        if self._phase is _Phase.LEAVING and len(self._in_flight):
+        if self._phase is _Phase.LEAVING and self._inbound:
             return True
         self.close()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone: the will is due, unless the client said goodbye."""
+        """The socket is gone."""
         super().connection_lost(exc)
+        self._over()
+        self._door.gone(self)
+
+    def evict(self) -> None:
+        """Another connection has taken over its client id, or its device may not speak any more."""
+        self._over()
+        self.abort()
+
+    def _over(self) -> None:
+        """The session goes on without this connection. The will is due, unless the client said goodbye."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         will, self._will = self._will, None
-        if will is not None and self._phase is _Phase.OPEN and not self._door.stopping:
-            self._publish_will(will)
-        self._in_flight.abandon()
-        if self._link is not None:
-            self._link.end()
-        self._door.gone(self)
+        if will is not None and self._inbound is not None and not self._door.stopping:
+            self.on_batch()
+            self._inbound.will(will, self._now_ms, self._now_s)
+        if self._inbound is not None:
+            self._inbound.abandon()
+        self._leave_session()
+
+    def _leave_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._door.leave(self, session)
 
     def stop_reading(self) -> None:
         """Take nothing more; acknowledgements still go out."""
@@ -171,133 +190,95 @@ class Connection(Wire):
 
     def on_packet(self, first: int, body: bytes) -> None:
         """Handle a packet of an open session; before that, a CONNECT."""
-        if self._phase is not _Phase.OPEN:
+        session, inbound = self._session, self._inbound
+        if session is None or inbound is None:
             if self._phase is _Phase.AWAITING:
                 self._on_connect(first, body)
             return  # what follows a DISCONNECT is not looked at
         kind = first & 0xF0
         if kind == PUBLISH:
-            self._on_publish(first, body)
+            inbound.publish(first, body, self._now_ms, self._now_s)
         elif first == PUBREL:
-            self._qos2_ids.pop(packets.read_packet_id(body), None)
-            self.send(_PUBCOMP + body)
-        elif first in (PUBACK, PUBREC, PUBCOMP):
-            self._on_acknowledgement(first, body)
+            inbound.release(body)
+        elif first == PUBACK:
+            self._door.exchange.delivery.acknowledged(session, packets.read_packet_id(body))
+        elif first == PUBREC:
+            self._door.exchange.delivery.received(session, packets.read_packet_id(body))
+        elif first == PUBCOMP:
+            self._door.exchange.delivery.completed(session, packets.read_packet_id(body))
         elif first == PINGREQ:
             self.send(packets.PINGRESP_PACKET)
         elif first == SUBSCRIBE:
-            self._on_subscribe(body)
+            self._on_subscribe(session, body)
         elif first == UNSUBSCRIBE:
-            packets.read_unsubscribe(body)
-            self._forward(first, body, answered=True)
+            self._on_unsubscribe(session, body)
         elif first == DISCONNECT:
             self._on_disconnect()
         else:
             raise MalformedError("a second CONNECT")
 
-    def _on_publish(self, first: int, body: bytes) -> None:
-        qos = (first >> 1) & 3
-        if len(body) < 2:
-            raise MalformedError("PUBLISH without a topic")
-        topic_end = 2 + ((body[0] << 8) | body[1])
-        start = topic_end + 2 if qos else topic_end
-        if start > len(body):
-            raise MalformedError("PUBLISH is cut short")
-        assert self.principal is not None  # noqa: S101 - narrows the type; set before OPEN
-        name = body[2:topic_end]
-        ruling = self._rulings.get(name) or self._door.rule(name, self.principal.roles)
-        receipt: Receipt | None
-        if qos == 0:
-            receipt = self._in_flight.add(b"")
-        else:
-            receipt = self._expect(qos, body[topic_end:start])
-            if receipt is None:
-                return
-        message = RawMessage(
-            ruling.topic, body[start:], self.client_id, self._now_ms, self._now_s, qos, bool(first & 1)
-        )
-        self._door.dispatch(message, ruling, self.principal, receipt)
-        waiting = len(self._in_flight)
-        if waiting >= IN_FLIGHT_HURRY:
-            if waiting >= IN_FLIGHT_PAUSE:
-                self.hold(HOLD_IN_FLIGHT)
-            self._door.hurry()
-
-    def _expect(self, qos: int, packet_id: bytes) -> Receipt | None:
-        """Queue the acknowledgement; None if this QoS 2 message is here already (4.3.3)."""
-        number = packets.read_packet_id(packet_id)
-        if qos == 1:
-            return self._in_flight.add(_ACK[1] + packet_id)
-        known = self._qos2_ids.get(number)
-        if known is not None:
-            self._door.counters["qos2_repeats"] += 1
-            known.follow(self._in_flight)
-            return None
-        if len(self._qos2_ids) >= QOS2_IDS_PER_CLIENT_MAX:
-            raise MalformedError(f"{QOS2_IDS_PER_CLIENT_MAX} QoS 2 messages without a PUBREL")
-        receipt = self._in_flight.add(_ACK[2] + packet_id)
-        self._qos2_ids[number] = receipt
-        return receipt
-
-    def _settled(self, acknowledgements: bytes, count: int) -> None:
-        if acknowledgements:
-            self._door.counters["acks_out"] += count
-            self.send(acknowledgements)
-        waiting = len(self._in_flight)
-        if waiting < IN_FLIGHT_RESUME:
-            self.release(HOLD_IN_FLIGHT)
-        if waiting >= IN_FLIGHT_HURRY:
-            self._door.hurry()
-        elif waiting == 0 and self._phase is _Phase.LEAVING:
+    def idle(self) -> None:
+        """Nothing is in flight any more."""
+        if self._phase is _Phase.LEAVING:
             self.close()
 
-    def _on_acknowledgement(self, first: int, body: bytes) -> None:
-        packet_id = packets.read_packet_id(body)
-        if self._door.exchange.awaits(self.client_id, packet_id):
-            self._forward(first, body, answered=False)
-        else:
-            self._door.counters["acks_unexpected"] += 1
-
-    def _forward(self, first: int, body: bytes, *, answered: bool) -> None:
-        """Hand the packet to amqtt; where it answers, wait for that before the next packet."""
-        if self._link is None:
-            return
-        if answered:
-            self.hold(HOLD_CONTROL)
-        self._link.feed(packets.frame(first, body))
-
-    def _on_subscribe(self, body: bytes) -> None:
+    def _on_subscribe(self, session: Session, body: bytes) -> None:
         packet_id, wanted = packets.read_subscribe(body)
-        allowed = [(name, qos) for name, qos in wanted if self._may_subscribe(name)]
-        codes = tuple(
-            -1 if pair in allowed else packets.SUBSCRIPTION_REFUSED  # -1: amqtt will say
-            for pair in wanted
+        codes = [self._subscribe(session, topic_filter, qos) for topic_filter, qos in wanted]
+        granted = deque(
+            (topic_filter, code)
+            for (topic_filter, _), code in zip(wanted, codes, strict=True)
+            if code != packets.SUBSCRIPTION_REFUSED
         )
-        self._door.counters["refused_subscriptions"] += len(wanted) - len(allowed)
-        if not allowed:
-            self.send(packets.suback_packet(packet_id, list(codes)))
-            return
-        self._refused_codes = codes
-        packet = packets.subscribe_packet(packet_id, allowed)
-        if self._link is not None:
-            self.hold(HOLD_CONTROL)
-            self._link.feed(packet)
+        answer = packets.suback_packet(packet_id, codes)
+        self._after_commit(session, partial(self._subscribed, answer, granted))
 
-    def _may_subscribe(self, topic_filter: str) -> bool:
-        if filter_fault(topic_filter) is not None or self.principal is None:
-            return False
-        return self._door.may_subscribe(self.principal, topic_filter)
+    def _subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
+        if self.principal is not None and self._desk.may_subscribe(self.principal, topic_filter):
+            return self._door.exchange.subscribe(session, topic_filter, qos)
+        self._door.counters["refused_subscriptions"] += 1
+        return packets.SUBSCRIPTION_REFUSED
+
+    def _on_unsubscribe(self, session: Session, body: bytes) -> None:
+        packet_id, filters = packets.read_unsubscribe(body)
+        for topic_filter in filters:
+            self._door.exchange.unsubscribe(session, topic_filter)
+        self._after_commit(session, partial(self._subscribed, packets.unsuback_packet(packet_id), deque()))
+
+    def _after_commit(self, session: Session, say: Callable[[], None]) -> None:
+        """Answer when it is on disk, and look at no other packet before: they keep their order."""
+        self.hold(HOLD_CONTROL)
+        if session.keeps:
+            self._door.exchange.keeper.after_commit(_AfterCommit(say))
+            self._desk.hurry()
+        else:
+            say()
+
+    def _subscribed(self, answer: bytes, granted: deque[tuple[str, int]]) -> None:
+        self.send(answer)
+        self._catch_up(granted)
+
+    def _catch_up(self, granted: deque[tuple[str, int]]) -> None:
+        """Retained messages, a few filters in each turn of the loop: a filter may match thousands."""
+        for _ in range(min(FILTERS_PER_TURN, len(granted))):
+            if self._session is not None:
+                self._door.exchange.send_retained(self._session, *granted.popleft())
+        if granted and self._session is not None:
+            self._loop.call_soon(self._catch_up, granted)
+        else:
+            self.release(HOLD_CONTROL)
 
     def _on_disconnect(self) -> None:
         self._will = None
         self._phase = _Phase.LEAVING
+        self._leave_session()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if not len(self._in_flight):
+        if not self._inbound:
             self.close()
 
-    # The session.
+    # Coming in.
 
     def _on_connect(self, first: int, body: bytes) -> None:
         if first != CONNECT:
@@ -314,87 +295,61 @@ class Connection(Wire):
             return
         self._phase = _Phase.GREETING
         self.client_id = connect.client_id or self._door.new_client_id()
-        self.hold(HOLD_GREETING)
-        self.task = self._door.serve(self._serve(connect), self.client_id)
+        who = Introduction(connect.client_id, connect.username, connect.password, self.address, self._proven)
+        answer = self._door.access.authenticate(who)
+        if inspect.isawaitable(answer):
+            self.hold(HOLD_GREETING)
+            self._door.serve(self._identify(connect, answer), self.client_id)
+        else:
+            self._welcome(connect, answer)
+
+    async def _identify(
+        self, connect: packets.Connect, answer: Awaitable[Principal | Refusal | None]
+    ) -> None:
+        try:
+            self._welcome(connect, await answer)
+        finally:
+            if self._phase is _Phase.GREETING:
+                self.close()  # refused already, or the question failed
+        self.release(HOLD_GREETING)
 
     def _refuse(self, code: int) -> None:
         self._door.counters["refused_connects"] += 1
         self.send(packets.connack_packet(code))
         self.close()
 
-    async def _serve(self, connect: packets.Connect) -> None:
-        """From an accepted CONNECT to the end of amqtt's session."""
+    def _welcome(self, connect: packets.Connect, principal: Principal | Refusal | None) -> None:
+        """Answer the CONNECT of a client that is known now."""
         door = self._door
-        try:
-            who = Introduction(connect.client_id, connect.username, connect.password, self.address)
-            answer = door.access.authenticate(who)
-            principal = await answer if inspect.isawaitable(answer) else answer
-            if not isinstance(principal, Principal):
-                unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
-                self._refuse(unsaid if principal is None else principal)
-                return
-            if not (await door.take_over(self) and door.access.still_valid(principal)):
-                return
-            self.principal = principal
-            self._rulings = door.rulings_for(principal.roles)
-            self._will = connect.will
-            self._keepalive_s = connect.keepalive_s * self._limits.keepalive_factor
-            self._link = Link(self, self.client_id, clean=connect.clean, peer=(self.address, self._port))
-            await door.exchange.serve(self._link)
-        finally:
-            door.leave(self, clean=connect.clean)
-            self.close()
-
-    def from_exchange(self, packet: bytes) -> None:
-        """Pass on what amqtt says, with our part of it filled in."""
-        kind = packet[0] & 0xF0
-        if kind == CONNACK:
-            self._accepted(session_present=bool(packet[2] & 1))
-        elif kind == SUBACK:
-            self.send(self._merged(packet))
-            self.release(HOLD_CONTROL)
-        else:
-            self.send(packet)
-            if kind == UNSUBACK:
-                self.release(HOLD_CONTROL)
-
-    def _accepted(self, *, session_present: bool) -> None:
-        if self.closed or self._link is None:
+        if self.closed:
             return
+        if not isinstance(principal, Principal):
+            unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
+            self._refuse(unsaid if principal is None else principal)
+            return
+        opened = door.enter(self, clean=connect.clean)
+        if opened is None:
+            self._refuse(packets.UNAVAILABLE)
+            return
+        self._session, present = opened
+        self.principal = principal
+        self._inbound = Inbound(self, self._session, principal, self._desk)
+        self._will = connect.will
         self._phase = _Phase.OPEN
-        self._qos2_ids = self._door.qos2_ids(self.client_id, fresh=not session_present)
-        self.send(packets.connack_packet(packets.ACCEPTED, session_present=session_present))
-        self._door.counters["sessions_opened"] += 1
-        self._door.exchange.opened(self._link)
+        self.send(packets.connack_packet(packets.ACCEPTED, session_present=present))
+        door.exchange.delivery.resume(self._session)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        self._keepalive_s = connect.keepalive_s * self._limits.keepalive_factor
         if self._keepalive_s:
-            self._heard_s = self._loop.time()
             self._deadline = self._loop.call_later(self._keepalive_s, self._check_keepalive)
-        self.release(HOLD_GREETING)
-
-    def _merged(self, suback: bytes) -> bytes:
-        """Put the filters that we refused back among those that amqtt has answered (3.9.3)."""
-        start = 2
-        while suback[start - 1] & 0x80:
-            start += 1
-        granted = iter(suback[start + 2 :])
-        codes = [next(granted) if code < 0 else code for code in self._refused_codes or ()]
-        self._refused_codes = None
-        return packets.suback_packet((suback[start] << 8) | suback[start + 1], codes)
 
     def on_writable(self) -> None:
         """Go on with what waited for the peer."""
-        if self._link is not None and not self.closed:
-            self._door.exchange.writable(self.client_id)
+        if self._session is not None:
+            self._door.exchange.delivery.pump(self._session)
 
-    def _publish_will(self, will: packets.Will) -> None:
-        assert self.principal is not None  # noqa: S101 - narrows the type; set before OPEN
-        self.on_batch()
-        message = RawMessage(
-            will.topic, will.payload, self.client_id, self._now_ms, self._now_s, will.qos, will.retain
-        )
-        ruling = self._door.rule(will.topic.encode(), self.principal.roles)
-        self._door.counters["wills_published"] += 1
-        self._door.dispatch(message, ruling, self.principal, UNASKED)
+    def too_slow(self) -> None:
+        """More waits for this client than may."""
+        self.abort()

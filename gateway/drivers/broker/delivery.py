@@ -1,129 +1,268 @@
-"""What waits for one subscriber, and what is on its way. Runs on the event loop.
+"""The outbound side: what waits for each subscriber, and what is on its way. Runs on the event loop.
 
-QoS 0 goes straight to the socket; QoS 1 and 2 through amqtt's message flow, one task each,
-few at a time. Everything is bounded: a subscriber that falls behind loses messages
-(`fanout_dropped`) and never slows down anyone else.
+QoS 0 goes straight to the socket. QoS 1 and 2 wait for their acknowledgements, few at a time, and
+are sent again when the client returns. Everything is bounded: a subscriber that falls behind keeps
+the newest state of each state topic, then is disconnected, and never slows down anyone else.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
-from functools import partial
+from collections.abc import Mapping
 
-import msgspec
-from amqtt.errors import ProtocolHandlerError
-from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
-from amqtt.session import OutgoingApplicationMessage
-
-from gateway.drivers.broker.limits import BACKLOG_BYTES_MAX, BACKLOG_MESSAGES_MAX, DELIVERY_IN_FLIGHT_MAX
-from gateway.drivers.broker.link import Link
+from gateway.core.broker_state import Message
+from gateway.drivers.broker.framing import PUBREL, MalformedError
+from gateway.drivers.broker.keeper import Keeper, note_gone, note_queued
+from gateway.drivers.broker.limits import (
+    BACKLOG_BYTES_MAX,
+    BACKLOG_MESSAGES_MAX,
+    BACKLOG_OFFLINE_BYTES_MAX,
+    CONFLATE_FROM,
+    DELIVERY_IN_FLIGHT_MAX,
+    MESSAGE_OVERHEAD_BYTES,
+)
 from gateway.drivers.broker.packets import publish_packet
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """One message on its way to one subscriber."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-
-
-class Box:
-    """The outbound side of one session.
-
-    Args:
-        client_id: whose it is.
-        keeps: QoS 1 and 2 wait here while the client is away (a persistent session).
-    """
-
-    __slots__ = ("backlog", "client_id", "filters", "handler", "in_flight", "keeps", "link", "returned")
-
-    def __init__(self, client_id: str, *, keeps: bool) -> None:
-        self.client_id = client_id
-        self.keeps = keeps
-        self.filters: set[str] = set()
-        self.backlog: deque[Message] = deque()
-        self.in_flight: dict[asyncio.Task[OutgoingApplicationMessage], Message] = {}
-        self.returned: list[Message] = []
-        self.link: Link | None = None
-        self.handler: BrokerProtocolHandler | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Nothing waits, so a message can go at once without overtaking another."""
-        return not self.backlog
+from gateway.drivers.broker.session import Outgoing, Session
 
 
 class Delivery:
-    """All boxes, and the bytes that wait in them."""
+    """Moves messages of all sessions, and knows how much waits in them together."""
 
-    def __init__(self, counters: Counter[str]) -> None:
+    def __init__(self, keeper: Keeper, retained: Mapping[str, Message], counters: Counter[str]) -> None:
+        self._keeper = keeper
+        self._retained = retained
         self._counters = counters
-        self._backlog_bytes = 0
-        self.boxes: dict[str, Box] = {}
+        self._waiting_bytes = 0
 
-    def offer(self, box: Box, message: Message) -> None:
-        """Send it in its turn, or drop it when too much waits already."""
-        if box.link is None and (message.qos == 0 or not box.keeps):
+    @property
+    def waiting_bytes(self) -> int:
+        """Of all messages that wait or are unacknowledged, with what a message costs beside its payload."""
+        return self._waiting_bytes
+
+    # In.
+
+    def offer(self, session: Session, message: Message, *, state: bool) -> bool:
+        """Send it in its turn, or refuse it when too much waits already.
+
+        Args:
+            session: the subscriber.
+            message: with the QoS it was granted.
+            state: of its topic only the newest message matters.
+
+        Returns:
+            Whether the message is to outlive a restart and is not on disk yet.
+        """
+        if session.outlet is None and (message.qos == 0 or not session.keeps):
+            return False
+        if state and len(session.backlog) >= CONFLATE_FROM:
+            self._replace(session, message.topic)
+        if not self._has_room(session, message):
+            self._overflow(session, message)
+            return False
+        outgoing = self._append(session, message)
+        if state:
+            session.latest[message.topic] = outgoing
+        self.pump(session)
+        return message.qos > 0 and session.keeps
+
+    def _append(self, session: Session, message: Message) -> Outgoing:
+        outgoing = Outgoing(session.next_number, message)
+        session.backlog.append(outgoing)
+        self._waiting_bytes += _size(message)
+        if message.qos:
+            session.next_number += 1
+            if session.keeps:
+                note_queued(session, outgoing)
+                self._keeper.changed(session)
+        return outgoing
+
+    def _has_room(self, session: Session, message: Message) -> bool:
+        limit = BACKLOG_BYTES_MAX if session.outlet is not None else BACKLOG_OFFLINE_BYTES_MAX
+        return len(session.backlog) < BACKLOG_MESSAGES_MAX and self._waiting_bytes + _size(message) <= limit
+
+    def _overflow(self, session: Session, message: Message) -> None:
+        self._counters["fanout_dropped"] += 1
+        if session.outlet is not None and message.qos:
+            # It was promised; a client that sees its connection end knows that something is amiss.
+            self._counters["slow_subscribers"] += 1
+            session.outlet.too_slow()
+
+    def _replace(self, session: Session, topic: str) -> None:
+        """An older state of the topic that still waits has become worthless."""
+        older = session.latest.pop(topic, None)
+        if older is not None:
+            self._counters["fanout_conflated"] += 1
+            session.backlog.remove(older)
+            self._done(session, older)
+
+    # Out.
+
+    def pump(self, session: Session) -> None:
+        """Send what the peer can take: what waits, then retained messages it has asked for."""
+        outlet, backlog, in_flight = session.outlet, session.backlog, session.in_flight
+        while outlet is not None and outlet.writable:
+            if not backlog and not self._next_retained(session):
+                return
+            outgoing = backlog[0]
+            message = outgoing.message
+            if message.qos and (len(in_flight) >= DELIVERY_IN_FLIGHT_MAX or outgoing.packet_id in in_flight):
+                return
+            backlog.popleft()
+            if session.latest.get(message.topic) is outgoing:
+                del session.latest[message.topic]
+            if message.qos:
+                in_flight[outgoing.packet_id] = outgoing
+            else:
+                self._waiting_bytes -= _size(message)
+            self._send(session, outgoing)
+
+    def _next_retained(self, session: Session) -> bool:
+        """Put one more at the end of what waits; looked up only now, so that it is the topic's last word."""
+        while session.retained_due:
+            topic = next(iter(session.retained_due))
+            granted = session.retained_due.pop(topic)
+            held = self._retained.get(topic)
+            if held is not None:
+                self._append(session, Message(topic, held.payload, min(granted, held.qos), retain=True))
+                return True
+        return False
+
+    def _send(self, session: Session, outgoing: Outgoing) -> None:
+        message = outgoing.message
+        if session.outlet is None:
             return
-        full = len(box.backlog) >= BACKLOG_MESSAGES_MAX
-        if full or self._backlog_bytes + len(message.payload) > BACKLOG_BYTES_MAX:
-            self._counters["fanout_dropped"] += 1
+        if outgoing.received:
+            session.outlet.send(_pubrel(outgoing.packet_id))
             return
-        box.backlog.append(message)
-        self._backlog_bytes += len(message.payload)
-        self.pump(box)
+        packet = publish_packet(
+            message.topic,
+            message.payload,
+            qos=message.qos,
+            packet_id=outgoing.packet_id,
+            retain=message.retain,
+            dup=outgoing.sent and message.qos > 0,
+        )
+        outgoing.sent = True
+        session.outlet.send(packet)
 
-    def pump(self, box: Box) -> None:
-        """Send what the peer can take."""
-        link, handler = box.link, box.handler
-        if link is None or handler is None:
+    def resume(self, session: Session) -> None:
+        """The client is back: send again what it has not acknowledged, then what waits (4.4)."""
+        for outgoing in tuple(session.in_flight.values()):
+            self._send(session, outgoing)
+        self.pump(session)
+
+    # Acknowledgements.
+
+    def acknowledged(self, session: Session, packet_id: int) -> None:
+        """PUBACK.
+
+        Raises:
+            MalformedError: that message was sent with QoS 2.
+        """
+        outgoing = session.in_flight.get(packet_id)
+        if outgoing is None:
+            self._counters["acks_unexpected"] += 1
             return
-        while box.backlog and len(box.in_flight) < DELIVERY_IN_FLIGHT_MAX and link.outlet.writable:
-            message = box.backlog.popleft()
-            self._backlog_bytes -= len(message.payload)
-            if message.qos == 0:
-                link.outlet.send(publish_packet(message.topic, message.payload, retain=message.retain))
-                continue
-            flow = handler.mqtt_publish(message.topic, message.payload, message.qos, message.retain)
-            task = asyncio.ensure_future(flow)
-            box.in_flight[task] = message
-            task.add_done_callback(partial(self._flow_ended, box))
+        if outgoing.message.qos != 1:
+            raise MalformedError(f"PUBACK for message {packet_id}, which has QoS 2")
+        self._taken(session, outgoing)
 
-    def _flow_ended(self, box: Box, task: asyncio.Task[OutgoingApplicationMessage]) -> None:
-        message = box.in_flight.pop(task)
-        fault = None if task.cancelled() else task.exception()
-        if task.cancelled() or isinstance(fault, ProtocolHandlerError):
-            # The connection ended first. A QoS 2 message may have arrived: it is not sent again.
-            if box.keeps and message.qos == 1:
-                box.returned.append(message)
-        elif fault is not None:
-            self._counters["fanout_unacknowledged"] += 1
-        self.pump(box)
+    def received(self, session: Session, packet_id: int) -> None:
+        """PUBREC: answer PUBREL, for a persistent session once that is on disk.
 
-    def attach(self, box: Box, link: Link, handler: BrokerProtocolHandler) -> None:
-        """The client is here; `pump` goes on with what waits."""
-        box.link, box.handler, box.keeps = link, handler, not link.clean
+        Raises:
+            MalformedError: that message was sent with QoS 1.
+        """
+        outgoing = session.in_flight.get(packet_id)
+        if outgoing is None:
+            self._counters["acks_unexpected"] += 1
+        elif outgoing.message.qos != 2:
+            raise MalformedError(f"PUBREC for message {packet_id}, which has QoS 1")
+        elif not outgoing.received:
+            outgoing.received = True
+            if session.keeps:
+                outgoing.releasing = True
+                note_queued(session, outgoing)
+                self._keeper.changed(session)
+                self._keeper.after_commit(_Release(session, outgoing))
+                return
+        if outgoing is not None and outgoing.releasing:
+            return  # it comes with the commit
+        if session.outlet is not None:
+            # An unknown one as well: the client may have missed our PUBREL (4.3.3).
+            session.outlet.send(_pubrel(packet_id))
 
-    async def detach(self, box: Box) -> None:
-        """The client has gone: what a persistent session keeps waits for its return."""
-        box.link = box.handler = None
-        flows = list(box.in_flight)
-        for task in flows:
-            task.cancel()
-        if flows:
-            await asyncio.wait(flows)
-        kept = [*box.returned, *(message for message in box.backlog if message.qos and box.keeps)]
-        self._backlog_bytes -= sum(len(message.payload) for message in box.backlog)
-        self._backlog_bytes += sum(len(message.payload) for message in kept)
-        box.returned.clear()
-        box.backlog = deque(kept)
+    def completed(self, session: Session, packet_id: int) -> None:
+        """PUBCOMP.
 
-    def drop(self, client_id: str) -> None:
+        Raises:
+            MalformedError: it was not its turn.
+        """
+        outgoing = session.in_flight.get(packet_id)
+        if outgoing is None:
+            self._counters["acks_unexpected"] += 1
+            return
+        if not outgoing.received:
+            raise MalformedError(f"PUBCOMP for message {packet_id}, which was not released")
+        self._taken(session, outgoing)
+
+    def _taken(self, session: Session, outgoing: Outgoing) -> None:
+        del session.in_flight[outgoing.packet_id]
+        self._done(session, outgoing)
+        self.pump(session)
+
+    def _done(self, session: Session, outgoing: Outgoing) -> None:
+        self._waiting_bytes -= _size(outgoing.message)
+        if session.keeps:
+            note_gone(session, outgoing)
+            if outgoing.stored:
+                self._keeper.changed(session)
+
+    # The end.
+
+    def detach(self, session: Session) -> None:
+        """The client of a persistent session has gone: QoS 1 and 2 wait for its return."""
+        session.outlet = None
+        lost = [outgoing for outgoing in session.backlog if outgoing.message.qos == 0]
+        for outgoing in lost:
+            self._waiting_bytes -= _size(outgoing.message)
+            session.latest.pop(outgoing.message.topic, None)
+        if lost:
+            session.backlog = deque(one for one in session.backlog if one.message.qos)
+
+    def restored(self, session: Session) -> None:
+        """A session of the last run: what waits in it counts."""
+        for outgoing in (*session.in_flight.values(), *session.backlog):
+            self._waiting_bytes += _size(outgoing.message)
+
+    def drop(self, session: Session) -> None:
         """The session is over."""
-        box = self.boxes.pop(client_id, None)
-        if box is not None:
-            self._backlog_bytes -= sum(len(message.payload) for message in box.backlog)
-            box.backlog.clear()
+        for outgoing in (*session.in_flight.values(), *session.backlog):
+            self._waiting_bytes -= _size(outgoing.message)
+        session.in_flight.clear()
+        session.backlog.clear()
+        session.latest.clear()
+        session.retained_due.clear()
+
+
+class _Release:
+    """PUBREL, once it is on disk that the client has the message; else a restart would send it again."""
+
+    def __init__(self, session: Session, outgoing: Outgoing) -> None:
+        self._session = session
+        self._outgoing = outgoing
+
+    def settle(self) -> None:
+        """Say it, if the client is still there and has not completed it otherwise."""
+        session, outgoing = self._session, self._outgoing
+        outgoing.releasing = False
+        if session.outlet is not None and session.in_flight.get(outgoing.packet_id) is outgoing:
+            session.outlet.send(_pubrel(outgoing.packet_id))
+
+
+def _size(message: Message) -> int:
+    return len(message.payload) + len(message.topic) + MESSAGE_OVERHEAD_BYTES
+
+
+def _pubrel(packet_id: int) -> bytes:
+    return bytes((PUBREL, 2)) + packet_id.to_bytes(2, "big")

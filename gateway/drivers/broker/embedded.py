@@ -8,13 +8,18 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from gateway.core.broker_state import BrokerState, Change
 from gateway.core.messages import RawMessage
 from gateway.core.topics import RouteTable, topic_fault
 from gateway.drivers.broker.access import Access, AnonymousAccess
+from gateway.drivers.broker.connection import Connection
+from gateway.drivers.broker.desk import Desk
 from gateway.drivers.broker.exchange import Exchange
 from gateway.drivers.broker.front_door import FrontDoor
+from gateway.drivers.broker.keeper import Keep
 from gateway.drivers.broker.limits import RETAINED_MESSAGES_MAX, DoorLimits
 from gateway.drivers.broker.listeners import Listener
 from gateway.errors import NetworkError
@@ -36,6 +41,8 @@ class EmbeddedBroker:
         hurry: called when one connection holds 16 unacknowledged publishes or more.
         access: authentication and access control; everyone may speak by default.
         limits: bounds of the front door.
+        keep: asks for a commit that takes `changes` along, see `keeper.Keep`; without it sessions and
+            retained messages end with this process.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class EmbeddedBroker:
         hurry: Callable[[], None],
         access: Access | None = None,
         limits: DoorLimits | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self._routes = routes
         self._clock = clock
@@ -57,6 +65,8 @@ class EmbeddedBroker:
         self._access: Access = access if access is not None else AnonymousAccess()
         self._limits = limits if limits is not None else DoorLimits()
         self._counters: Counter[str] = Counter()
+        self._keep = keep
+        self._state = BrokerState()
         # What the gateway publishes before `start`: open alerts, retained.
         self._early: deque[tuple[str, bytes, int, bool]] = deque(maxlen=RETAINED_MESSAGES_MAX)
         self._exchange: Exchange | None = None
@@ -79,33 +89,46 @@ class EmbeddedBroker:
         """How often what happened; a name that never occurred reads 0."""
         return self._counters
 
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """What the broker holds now; empty before `start`."""
+        return self._exchange.gauges() if self._exchange is not None else {}
+
     async def start(self, *listeners: Listener) -> None:
         """Listen on all of them; `self.ports` tells their ports, in this order.
 
         Raises:
             NetworkError: one of the addresses cannot be listened on; then none is.
         """
-        exchange = Exchange(self._counters)
+        exchange = Exchange(self._counters, self._keep)
         door = FrontDoor(
-            routes=self._routes,
             clock=self._clock,
-            ingest=self._ingest,
-            refused=self._refused,
-            hurry=self._hurry,
             access=self._access,
             limits=self._limits,
             exchange=exchange,
             counters=self._counters,
         )
+        desk = Desk(
+            routes=self._routes,
+            access=self._access,
+            ingest=self._ingest,
+            refused=self._refused,
+            hurry=self._hurry,
+            exchange=exchange,
+            counters=self._counters,
+        )
+        connect = partial(Connection, door, desk)
         servers: list[asyncio.Server] = []
         try:
             for listener in listeners:
-                servers.append(await _server(listener, door))  # noqa: PERF401 - those made so far are closed below
+                servers.append(await _server(listener, connect))  # noqa: PERF401 - those made so far are closed below
         except NetworkError:
             for server in servers:
                 server.close()
             raise
         await exchange.start()
+        exchange.restore(self._state)
+        self._state = BrokerState()
         self._exchange, self._door, self._servers = exchange, door, servers
         while self._early:
             topic, payload, qos, retain = self._early.popleft()
@@ -121,7 +144,7 @@ class EmbeddedBroker:
             topic: where; not subject to the route table.
             payload: what; empty and retained clears the topic.
             qos: the highest QoS a subscriber gets it with.
-            retain: keep it for later subscribers.
+            retain: keep it for later subscribers, until this process ends.
 
         Raises:
             ValueError: `topic` is no topic name.
@@ -133,8 +156,16 @@ class EmbeddedBroker:
             self._early.append((topic, payload, qos, retain))
             return
         if retain:
-            self._exchange.retain(topic, payload, qos)
-        self._exchange.distribute(topic, payload, qos)
+            self._exchange.retain(topic, payload, qos, keep=False)
+        self._exchange.distribute(topic, payload, qos, state=retain)
+
+    def restore(self, state: BrokerState) -> None:
+        """Sessions and retained messages of the last run; before `start`."""
+        self._state = state
+
+    def changes(self) -> Sequence[Change]:
+        """What of sessions and retained messages is to be written down since the last call."""
+        return self._exchange.changes() if self._exchange is not None else ()
 
     def recheck(self) -> None:
         """What `access` answers has changed: end the connections it would not let in any more."""
@@ -161,12 +192,12 @@ class EmbeddedBroker:
             await exchange.shutdown()
 
 
-async def _server(listener: Listener, door: FrontDoor) -> asyncio.Server:
+async def _server(listener: Listener, connect: Callable[[], Connection]) -> asyncio.Server:
     """Bind, without accepting anyone yet."""
     host, port = listener.host, listener.port
     try:
         return await asyncio.get_running_loop().create_server(
-            door.connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
+            connect, host, port, backlog=ACCEPT_BACKLOG, start_serving=False
         )
     except OSError as fault:
         raise _listen_error(host, port, fault) from fault

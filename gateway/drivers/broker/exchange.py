@@ -1,37 +1,34 @@
-"""amqtt as the exchange behind the front door: sessions, subscriptions, retained messages.
+"""The exchange behind the front door: sessions, subscriptions, retained messages.
 
-Runs on the event loop; one amqtt session task for each client, inside the connection's own.
-Parts of amqtt 0.12.1 that a test shows wrong or unbounded are overridden here: fan-out (no
-bound, no QoS downgrade, a copy for each overlapping filter), retained messages (sent to
-clients that never asked), renewed subscriptions (old QoS kept), empty filter lists (kept).
+It is an amqtt `Broker` to whoever holds one: amqtt keeps the life cycle, the plugins and the
+internal broadcast. What amqtt 0.12.1 does with messages was wrong, unbounded, lost at a restart or
+100 KB a client where tests looked (docs/decisions.md), so that part is done here. Runs on the
+event loop; no task of its own for a client.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from typing import Any
 
-from amqtt.adapters import StreamReaderAdapter
-from amqtt.broker import Broker, RetainedApplicationMessage
+from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
-from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
-from amqtt.session import Session
+from amqtt.session import Session as AmqttSession
 
-from gateway.core.topics import has_wildcard, matches
-from gateway.drivers.broker.delivery import Box, Delivery, Message
+from gateway.core.broker_state import BrokerState, Change, Message
+from gateway.drivers.broker.delivery import Delivery
+from gateway.drivers.broker.keeper import Keep, Keeper
 from gateway.drivers.broker.limits import (
+    DELIVERY_IN_FLIGHT_MAX,
     FILTERS_PER_CLIENT_MAX,
-    PLANS_MAX,
-    RETAINED_BYTES_MAX,
-    RETAINED_MESSAGES_MAX,
+    SESSION_IDLE_MS,
     SESSIONS_MAX,
 )
-from gateway.drivers.broker.link import Link
-from gateway.drivers.broker.packets import SUBSCRIPTION_REFUSED, connect_packet, publish_packet
-
-LISTENER = "default"
+from gateway.drivers.broker.packets import SUBSCRIPTION_REFUSED, publish_packet
+from gateway.drivers.broker.receipts import Receipt
+from gateway.drivers.broker.retained import RetainedMessages
+from gateway.drivers.broker.session import Outlet, Session
+from gateway.drivers.broker.subscriptions import Subscriptions
 
 
 class Exchange(Broker):
@@ -39,225 +36,211 @@ class Exchange(Broker):
 
     Args:
         counters: shared with the front door.
+        keep: see `keeper.Keep`; None = nothing outlives this process.
+
+    Attributes:
+        delivery: takes the clients' acknowledgements.
+        keeper: what is to be written down.
     """
 
-    def __init__(self, counters: Counter[str]) -> None:
+    def __init__(self, counters: Counter[str], keep: Keep | None = None) -> None:
         for name in ("amqtt", "transitions"):
-            # Every connect and disconnect is a line or two of theirs; ours are in the counters.
             logging.getLogger(name).setLevel(logging.ERROR)
         listener = ListenerConfig(type=ListenerType.EXTERNAL)
-        super().__init__(BrokerConfig(listeners={LISTENER: listener}, plugins={}))
+        super().__init__(BrokerConfig(listeners={"default": listener}, plugins={}))
         self._counters = counters
-        self._delivery = Delivery(counters)
-        # Who gets a topic, and with which QoS: built when asked, forgotten when filters change.
-        self._plans: dict[str, tuple[tuple[Box, int], ...]] = {}
-        # Filters with a wildcard, and what a topic must begin with to match.
-        self._wildcards: dict[str, str] = {}
-        self._retained_bytes = 0
+        self._clients: dict[str, Session] = {}
+        self._filters = Subscriptions()
+        self._retained = RetainedMessages()
+        self.keeper = Keeper(keep)
+        self.delivery = Delivery(self.keeper, self._retained.by_topic, counters)
 
-    # One client.
+    # What outlives a restart.
 
-    async def serve(self, link: Link) -> None:
-        """Run a client's session until its link ends. Its CONNACK comes over the link."""
-        await self._make_room(link.client_id)
-        link.feed(connect_packet(link.client_id, clean=link.clean))
-        try:
-            await self.external_connected(StreamReaderAdapter(link.reader), link, LISTENER)
-        finally:
-            link.end()
-            box = self._delivery.boxes.get(link.client_id)
-            if box is not None:
-                await self._delivery.detach(box)
-            if link.clean:
-                # At once, not when amqtt's monitor comes round: the next CONNECT must not find it.
-                await self._delete_session(link.client_id)
+    def restore(self, state: BrokerState) -> None:
+        """Take over what the last run left, before the first client is let in."""
+        for kept in state.sessions[-SESSIONS_MAX:]:
+            session = Session.restored(kept, DELIVERY_IN_FLIGHT_MAX)
+            self._clients[kept.client_id] = session
+            for topic_filter in session.filters:
+                self._filters.add(session, topic_filter)
+            self.delivery.restored(session)
+        for message in state.retained:
+            self._retained.put(message)
 
-    def opened(self, link: Link) -> None:
-        """The client has been told that it is in: deliveries may follow."""
-        session, handler = self._sessions[link.client_id]
-        self._delivery.attach(self._box(session), link, handler)
+    def changes(self) -> list[Change]:
+        """What is to be written down since the last call."""
+        return self.keeper.changes(self._retained.by_topic)
 
-    def awaits(self, client_id: str, packet_id: int) -> bool:
-        """Whether an acknowledgement from a client answers something; others are not passed on."""
-        held = self._sessions.get(client_id)
-        if held is None:
+    # Sessions.
+
+    def gauges(self) -> dict[str, int]:
+        """What is held now, each within its bound in `limits`."""
+        return {
+            "sessions": len(self._clients),
+            "subscriptions": sum(len(session.filters) for session in self._clients.values()),
+            "plans": self._filters.plans,
+            "retained": len(self._retained.by_topic),
+            "waiting_bytes": self.delivery.waiting_bytes,
+        }
+
+    def open(
+        self, client_id: str, *, clean: bool, outlet: Outlet, now_ms: int
+    ) -> tuple[Session, bool] | None:
+        """The session of a client that comes in, and whether it was there before; None without room.
+
+        Nothing is sent before `delivery.resume`: CONNACK goes first.
+        """
+        session = self._clients.get(client_id)
+        if session is not None and (clean or not session.keeps):
+            self._forget(session)
+            session = None
+        present = session is not None
+        if session is None:
+            if len(self._clients) >= SESSIONS_MAX and not self._make_room(now_ms):
+                return None
+            session = Session(client_id, keeps=not clean)
+            self._clients[client_id] = session
+        session.seen_ms, session.outlet = now_ms, outlet
+        self.keeper.seen(session)
+        return session, present
+
+    def leave(self, session: Session, now_ms: int) -> None:
+        """The client has gone."""
+        session.seen_ms = now_ms
+        if session.keeps:
+            self.delivery.detach(session)
+            self.keeper.seen(session)
+        else:
+            self._forget(session)
+
+    def _make_room(self, now_ms: int) -> bool:
+        """Forget one absent session: an empty one, else the one nobody has asked for in 30 days."""
+        absent = [session for session in self._clients.values() if session.outlet is None]
+        oldest = min(absent, key=lambda session: (not session.empty, session.seen_ms), default=None)
+        if oldest is None or not (oldest.empty or now_ms - oldest.seen_ms > SESSION_IDLE_MS):
             return False
-        handler = held[1]
-        return (
-            packet_id in handler._puback_waiters  # noqa: SLF001 - pinned release
-            or packet_id in handler._pubrec_waiters  # noqa: SLF001
-            or packet_id in handler._pubcomp_waiters  # noqa: SLF001
-        )
+        self._counters["sessions_forgotten"] += 1
+        self._forget(oldest)
+        return True
 
-    def writable(self, client_id: str) -> None:
-        """The client takes its output again."""
-        box = self._delivery.boxes.get(client_id)
-        if box is not None:
-            self._delivery.pump(box)
+    def _forget(self, session: Session) -> None:
+        for topic_filter in session.filters:
+            self._filters.remove(session, topic_filter)
+        session.filters.clear()
+        session.outlet = None
+        self.delivery.drop(session)
+        del self._clients[session.client_id]
+        if session.keeps:
+            self.keeper.forgotten(session.client_id)
 
-    async def _make_room(self, client_id: str) -> None:
-        """Forget the session that has been idle longest when there are too many."""
-        if len(self._sessions) < SESSIONS_MAX or client_id in self._sessions:
-            return
-        idle = [
-            (session.last_disconnect_time or 0, name)
-            for name, (session, _) in self._sessions.items()
-            if session.transitions.state == "disconnected"
-        ]
-        if idle:
-            self._counters["sessions_forgotten"] += 1
-            await self._delete_session(min(idle)[1])
+    # Subscriptions.
 
-    def _box(self, session: Session) -> Box:
-        client_id = str(session.client_id)
-        box = self._delivery.boxes.get(client_id)
-        if box is None:
-            box = Box(client_id, keeps=not session.clean_session)
-            self._delivery.boxes[client_id] = box
-        return box
+    def subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
+        """Add the filter, or give it its new QoS (3.8.4); 0x80 when the client has too many."""
+        if topic_filter not in session.filters and len(session.filters) >= FILTERS_PER_CLIENT_MAX:
+            self._counters["refused_subscriptions"] += 1
+            return SUBSCRIPTION_REFUSED
+        session.filters[topic_filter] = qos
+        self._filters.add(session, topic_filter)
+        self._note_filter(session, topic_filter)
+        return qos
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> None:
+        """Take the filter away; nothing if it was not there."""
+        self._filters.remove(session, topic_filter)
+        if session.filters.pop(topic_filter, None) is not None:
+            self._note_filter(session, topic_filter)
+
+    def send_retained(self, session: Session, topic_filter: str, qos: int) -> None:
+        """What a subscription, new or renewed, gets at once (3.8.4)."""
+        for topic in self._retained.matching(topic_filter):
+            session.retained_due[topic] = max(qos, session.retained_due.get(topic, 0))
+        self.delivery.pump(session)
+
+    def _note_filter(self, session: Session, topic_filter: str) -> None:
+        if session.unsaved is not None:
+            session.unsaved.filters.add(topic_filter)
+            self.keeper.changed(session)
 
     # Messages.
 
-    def distribute(self, topic: str, payload: bytes, qos: int) -> None:
-        """Send to every subscriber of `topic`, each once, with the lower of the two QoS. Never waits."""
-        if not self._subscriptions:
-            return
-        plan = self._plans.get(topic)
-        if plan is None:
-            plan = self._plan(topic)
+    def distribute(self, topic: str, payload: bytes, qos: int, *, state: bool = False) -> bool:
+        """Send to every subscriber of `topic`, each once, with the lower of the two QoS. Never waits.
+
+        Args:
+            topic: where.
+            payload: what.
+            qos: of the publisher.
+            state: only the newest message of the topic matters to one who is behind.
+
+        Returns:
+            Whether some of it is to outlive a restart and is not on disk yet.
+        """
+        if not len(self._filters):
+            return False
         packet: bytes | None = None
-        for box, granted in plan:
+        kept = False
+        for session, granted in self._filters.plan(topic):
             level = min(qos, granted)
-            if level == 0 and box.idle and box.link is not None and box.link.outlet.writable:
+            outlet = session.outlet
+            if level == 0 and not session.backlog and outlet is not None and outlet.writable:
                 if packet is None:
                     packet = publish_packet(topic, payload)
-                box.link.outlet.send(packet)
+                outlet.send(packet)
             else:
-                self._delivery.offer(box, Message(topic, payload, level, retain=False))
+                message = Message(topic, payload, level, retain=False)
+                kept |= self.delivery.offer(session, message, state=state)
+        return kept
 
-    def _plan(self, topic: str) -> tuple[tuple[Box, int], ...]:
-        filters = [topic] if topic in self._subscriptions else []
-        filters += [
-            topic_filter
-            for topic_filter, prefix in self._wildcards.items()
-            if topic.startswith(prefix) and matches(topic_filter, topic)
-        ]
-        best: dict[str, tuple[Box, int]] = {}
-        for topic_filter in filters:
-            for session, qos in self._subscriptions[topic_filter]:
-                client_id = str(session.client_id)
-                known = best.get(client_id)
-                if known is None or known[1] < qos:
-                    best[client_id] = (self._box(session), qos)
-        plan = tuple(best.values())
-        if len(self._plans) >= PLANS_MAX:
-            self._plans.clear()
-        self._plans[topic] = plan
-        return plan
+    def retain(self, topic: str, payload: bytes, qos: int, *, keep: bool) -> bool:
+        """Keep the message for later subscribers; an empty one clears the topic.
 
-    def retain(self, topic: str, payload: bytes, qos: int) -> None:
-        """Keep the message for later subscribers; an empty one clears the topic (3.3.1.3)."""
-        old = self._retained_messages.pop(topic, None)
-        if old is not None:
-            self._retained_bytes -= len(old.data)
-        if not payload:
-            return
-        full = len(self._retained_messages) >= RETAINED_MESSAGES_MAX
-        if full or self._retained_bytes + len(payload) > RETAINED_BYTES_MAX:
+        Args:
+            topic: where.
+            payload: what.
+            qos: the highest a subscriber gets it with.
+            keep: it outlives a restart; not what the gateway publishes anew at every start.
+
+        Returns:
+            Whether it is to outlive a restart and is not on disk yet.
+        """
+        if not payload and topic not in self._retained.by_topic:
+            return False
+        if not self._retained.put(Message(topic, payload, qos, retain=True)):
             self._counters["retained_dropped"] += 1
-            return
-        self._retained_bytes += len(payload)
-        self._retained_messages[topic] = RetainedApplicationMessage(None, topic, payload, qos)
+        if keep:
+            self.keeper.retained(topic)
+        return keep
 
-    def _send_retained(self, box: Box, topic_filter: str, qos: int) -> None:
-        if not has_wildcard(topic_filter):
-            exact = self._retained_messages.get(topic_filter)
-            kept = [exact] if exact is not None else []
-        else:
-            kept = [held for topic, held in self._retained_messages.items() if matches(topic_filter, topic)]
-        for held in kept:
-            level = min(qos, held.qos or 0)
-            self._delivery.offer(box, Message(held.topic, bytes(held.data), level, retain=True))
+    # QoS 2 from a client.
 
-    # What amqtt asks for, answered our way.
+    def take_id(self, session: Session, packet_id: int, receipt: Receipt) -> None:
+        """A QoS 2 message has come; until it is released, the same id is the same message."""
+        session.received_ids[packet_id] = receipt
+        self._note_id(session, packet_id)
 
-    async def _authenticate(self, session: Session, _: ListenerConfig) -> bool:  # noqa: ARG002 - the interface
-        """The front door has done it."""
-        return True
+    def release_id(self, session: Session, packet_id: int) -> bool:
+        """PUBREL. Returns whether a commit must come before PUBCOMP: the id means a new message then."""
+        if packet_id not in session.received_ids:
+            return False
+        del session.received_ids[packet_id]
+        self._note_id(session, packet_id)
+        return session.keeps
 
-    async def add_subscription(self, subscription: tuple[str, int], session: Session) -> int:
-        """Add it, or give it its new QoS (3.8.4); 0x80 when the client has too many."""
-        topic_filter, qos = subscription
-        box = self._box(session)
-        if topic_filter in box.filters:
-            self._del_subscription(topic_filter, session)
-        elif len(box.filters) >= FILTERS_PER_CLIENT_MAX:
-            self._counters["refused_subscriptions"] += 1
-            return SUBSCRIPTION_REFUSED
-        box.filters.add(topic_filter)
-        self._subscriptions.setdefault(topic_filter, []).append((session, qos))
-        if has_wildcard(topic_filter):
-            self._wildcards[topic_filter] = _literal_prefix(topic_filter)
-        self._plans.clear()
-        return qos
+    def _note_id(self, session: Session, packet_id: int) -> None:
+        if session.unsaved is not None:
+            session.unsaved.ids.add(packet_id)
+            self.keeper.changed(session)
 
-    async def _handle_subscription(
-        self, client_session: Session, handler: BrokerProtocolHandler, subscribe_waiter: asyncio.Future[Any]
-    ) -> None:
-        wanted = subscribe_waiter.result()
-        codes = [await self.add_subscription(one, client_session) for one in wanted.topics]
-        await handler.mqtt_acknowledge_subscription(wanted.packet_id, codes)
-        for (topic_filter, _), code in zip(wanted.topics, codes, strict=True):
-            if code != SUBSCRIPTION_REFUSED:
-                self._send_retained(self._box(client_session), topic_filter, code)
-
-    async def _handle_unsubscription(
-        self, client_session: Session, handler: BrokerProtocolHandler, unsubscribe_waiter: asyncio.Future[Any]
-    ) -> None:
-        unwanted = unsubscribe_waiter.result()
-        for topic_filter in unwanted.topics:
-            self._forget_filter(topic_filter, client_session)
-        await handler.mqtt_acknowledge_unsubscription(unwanted.packet_id)
-
-    def _forget_filter(self, topic_filter: str, session: Session) -> None:
-        self._del_subscription(topic_filter, session)
-        self._box(session).filters.discard(topic_filter)
-        if not self._subscriptions.get(topic_filter, True):
-            del self._subscriptions[topic_filter]
-            self._wildcards.pop(topic_filter, None)
-        self._plans.clear()
-
-    async def _del_all_subscriptions(self, session: Session) -> None:
-        for topic_filter in tuple(self._box(session).filters):
-            self._forget_filter(topic_filter, session)
-
-    async def _delete_session(self, client_id: str) -> None:
-        await super()._delete_session(client_id)
-        self._delivery.drop(client_id)
-        self._plans.clear()
-
-    async def _publish_session_retained_messages(self, session: Session) -> None:
-        """Go on with what waited for this client."""
-        self._delivery.pump(self._box(session))
-
-    async def _publish_retained_messages_for_subscription(
-        self, subscription: tuple[str, int], session: Session
-    ) -> None:
-        """Nothing: amqtt calls this with the filters of all clients when one connects."""
+    # amqtt's own way in.
 
     async def _broadcast_message(
         self,
-        session: Session | None,  # noqa: ARG002 - the interface
+        session: AmqttSession | None,  # noqa: ARG002 - the interface
         topic: str | None,
         data: bytes | bytearray | None,
         force_qos: int | None = None,
     ) -> None:
-        """End amqtt's own way in at ours."""
+        """End `internal_message_broadcast`, which plugins call, where all messages go."""
         self.distribute(topic or "", bytes(data or b""), force_qos or 0)
-
-
-def _literal_prefix(topic_filter: str) -> str:
-    """Return what a topic must begin with to match: `a/` for `a/+`, `a` for `a/#`."""
-    plus = topic_filter.split("+", 1)[0]
-    head = topic_filter.split("#", 1)[0]
-    return plus if len(plus) < len(head) else head.removesuffix("/")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.core.instants import DAY_MS
+
 # In flight means: received, and its commit (or dead letter) not yet on disk.
 IN_FLIGHT_PAUSE = 64  # stop reading: 64 readings of 150 B are 10 KB a connection, 20 MB for 2000
 IN_FLIGHT_RESUME = 32  # read again below this, so that a socket is not switched for every message
@@ -17,19 +19,31 @@ WRITE_HIGH_WATER_BYTES = 64 * 1024
 # Output of one loop turn is written at once; more than this goes out in between.
 WRITE_BATCH_BYTES = 16 * 1024
 
+# A socket that is refused stays this long, so that it hears why; none of them holds more than the
+# kernel's buffers, and 64 file descriptors are few beside 2000.
+TURNED_AWAY_LINGER_S = 1.0
+TURNED_AWAY_MAX = 64
+TURNED_AWAY_BYTES_MAX = 64 * 1024  # a CONNECT with a will; more is no client that waits for us
+
 CLIENT_ID_BYTES_MAX = 256  # the standard asks for 23 at least; the id is kept with every message
 FILTERS_PER_CLIENT_MAX = 200  # a dashboard has a dozen; more are refused with 0x80
+FILTERS_PER_TURN = 4  # looked up among 10,000 retained messages: about 10 ms of the loop's time
 QOS2_IDS_PER_CLIENT_MAX = 1024  # ids between PUBLISH and PUBREL; 16 × what may be unacknowledged
-SESSIONS_MAX = 4000  # twice the connections; the one idle longest is forgotten first
+SESSIONS_MAX = 4000  # twice the connections; what is forgotten for a newcomer: see exchange
+SESSION_IDLE_MS = 30 * DAY_MS  # a client that stays away longer has been replaced
 
 RETAINED_MESSAGES_MAX = 10_000  # two topics for each of 5000 animals
 RETAINED_BYTES_MAX = 16 * 1024 * 1024  # 1.6 KB each
 
 DELIVERY_IN_FLIGHT_MAX = 20  # QoS 1 and 2 to one subscriber, unacknowledged; mosquitto's default
 BACKLOG_MESSAGES_MAX = 2000  # waiting for one subscriber, connected or not
+CONFLATE_FROM = 200  # waiting messages from which on only the newest state of a topic is kept
+MESSAGE_OVERHEAD_BYTES = 400  # what a waiting message costs beside topic and payload, measured
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024  # waiting for all subscribers together
+BACKLOG_OFFLINE_BYTES_MAX = 24 * 1024 * 1024  # of that, for those who are away: they cannot starve the others
 
 RULINGS_MAX = 8192  # cached decisions about topics: 5000 animals and some; 3 MB
+ROLE_SETS_MAX = 4  # sets of roles with such a cache: sensors, concentrators, operators, anonymous
 PLANS_MAX = 8192  # cached lists of subscribers of a topic; likewise
 
 
@@ -42,7 +56,7 @@ class DoorLimits(msgspec.Struct, frozen=True):
         connections_per_address_max: sockets of one address; base stations and routers
             speak for many collars, so it is wide. Loopback is exempt unless told otherwise.
         loopback_exempt: local tools are not counted per address.
-        connect_timeout_s: from the first byte to an accepted CONNECT.
+        connect_timeout_s: from the TCP accept to an accepted CONNECT, a TLS or WebSocket handshake included.
         keepalive_factor: a silent client goes after this times its keepalive (3.1.2.10).
         write_deadline_s: how long a peer may leave its output unread.
         close_timeout_s: how long `close` waits for output to leave.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.drivers.broker.framing import CONNACK, CONNECT, PUBLISH, SUBACK, SUBSCRIBE, MalformedError
+from gateway.drivers.broker.framing import CONNACK, PUBLISH, SUBACK, UNSUBACK, MalformedError
 
 PROTOCOL_LEVEL = 4  # MQTT 3.1.1
 
@@ -66,11 +66,11 @@ def read_text(body: bytes, position: int) -> tuple[str, int]:
     return text, stop
 
 
-def read_packet_id(body: bytes) -> int:
-    """The packet id at the front; zero is malformed (2.3.1)."""
-    if len(body) < 2:
+def read_packet_id(body: bytes, position: int = 0) -> int:
+    """The packet id at `position`; zero is malformed (2.3.1)."""
+    if len(body) < position + 2:
         raise MalformedError("no packet id")
-    packet_id = (body[0] << 8) | body[1]
+    packet_id = (body[position] << 8) | body[position + 1]
     if packet_id == 0:
         raise MalformedError("packet id 0")
     return packet_id
@@ -174,26 +174,24 @@ def text(value: str) -> bytes:
     return len(raw).to_bytes(2, "big") + raw
 
 
-def connect_packet(client_id: str, *, clean: bool) -> bytes:
-    """The CONNECT that amqtt gets: no keepalive, no will, no credentials; those are ours."""
-    flags = 0x02 if clean else 0
-    return frame(CONNECT, text("MQTT") + bytes((PROTOCOL_LEVEL, flags, 0, 0)) + text(client_id))
-
-
 def connack_packet(code: int, *, session_present: bool = False) -> bytes:
     """CONNACK (3.2)."""
     return bytes((CONNACK, 2, session_present, code))
 
 
-def publish_packet(topic: str, payload: bytes, *, retain: bool = False) -> bytes:
-    """A PUBLISH with QoS 0."""
-    return frame(PUBLISH | retain, text(topic) + payload)
+def publish_packet(
+    topic: str, payload: bytes, *, qos: int = 0, packet_id: int = 0, retain: bool = False, dup: bool = False
+) -> bytes:
+    """PUBLISH (3.3); the packet id is left out with QoS 0."""
+    first = PUBLISH | dup << 3 | qos << 1 | retain
+    if qos == 0:
+        return frame(first, text(topic) + payload)
+    return frame(first, text(topic) + packet_id.to_bytes(2, "big") + payload)
 
 
-def subscribe_packet(packet_id: int, wanted: list[tuple[str, int]]) -> bytes:
-    """SUBSCRIBE, as it is handed on to amqtt."""
-    body = b"".join(text(topic_filter) + bytes((qos,)) for topic_filter, qos in wanted)
-    return frame(SUBSCRIBE, packet_id.to_bytes(2, "big") + body)
+def unsuback_packet(packet_id: int) -> bytes:
+    """UNSUBACK (3.11)."""
+    return bytes((UNSUBACK, 2)) + packet_id.to_bytes(2, "big")
 
 
 def suback_packet(packet_id: int, codes: list[int]) -> bytes:

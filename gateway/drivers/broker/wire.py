@@ -23,10 +23,27 @@ HOLD_IN_FLIGHT = 2  # too many unacknowledged publishes
 HOLD_CONTROL = 4  # a SUBSCRIBE or UNSUBSCRIBE is being answered; they keep their order
 HOLD_OUTPUT = 8  # the peer does not read
 HOLD_STOPPING = 16  # the gateway is shutting down
+HOLD_RATE = 32  # it has sent more than its rate
 
 
 class Wire(asyncio.Protocol, ABC):
     """What every connection has; `Connection` says what packets mean."""
+
+    __slots__ = (
+        "_flush_due",
+        "_framer",
+        "_heard_s",
+        "_holds",
+        "_limits",
+        "_loop",
+        "_output",
+        "_output_bytes",
+        "_output_deadline",
+        "_parsing",
+        "_resume_due",
+        "_transport",
+        "closed",
+    )
 
     def __init__(self, limits: DoorLimits) -> None:
         self._loop = asyncio.get_running_loop()

@@ -5,6 +5,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+from msgspec.structs import replace
+
 from gateway.core.topics import RouteTable, default_routes
 from gateway.drivers.broker import DoorLimits, EmbeddedBroker, Listener
 from gateway.drivers.broker import packets as p
@@ -35,13 +37,16 @@ class Barn:
         self.settling = options.pop("settling", True)
         denied = options.pop("denied", ("test/nosubscribe",))
         open_topics = options.pop("open_topics", ("#",))
+        limited = options.pop("limited", False)
+        rates = options.pop("rates", {})
+        routes = [replace(route, rate=rates.get(route.name, route.rate)) for route in default_routes()]
         self.limits = DoorLimits(**options.pop("limits", {}))
         self.messages = []
         self.receipts = []
         self.refusals = []
         self.hurries = 0
         self.broker = EmbeddedBroker(
-            routes=RouteTable(default_routes(), open_topics, denied),
+            routes=RouteTable(routes, open_topics, denied, limited=limited),
             clock=WallClock(),
             ingest=self.ingest,
             refused=self.refused,
@@ -83,7 +88,10 @@ class Barn:
 async def barn(**options) -> AsyncIterator[Barn]:
     """A running broker; afterwards nothing may be left of it."""
     before = asyncio.all_tasks()
+    prepare = options.pop("before", None)
     place = Barn(**options)
+    if prepare is not None:
+        await prepare(place)
     await place.broker.start(Listener("127.0.0.1", 0))
     try:
         async with asyncio.timeout(25):

@@ -97,9 +97,7 @@ def test_unsubscribed_filters_are_quiet_and_forgotten():
             client.send(publish_bytes("t"))
             client.send(publish_bytes("t/a"))
             await client.ping()
-            exchange = place.broker._exchange
-            assert not exchange.subscriptions
-            assert not exchange._wildcards
+            assert place.broker.gauges["subscriptions"] == 0
 
     run(scenario)
 
@@ -168,8 +166,8 @@ def test_retained_messages_do_not_leak_to_clients_that_never_asked():
 
 
 def test_retained_messages_are_bounded(monkeypatch):
-    monkeypatch.setattr("gateway.drivers.broker.exchange.RETAINED_MESSAGES_MAX", 5)
-    monkeypatch.setattr("gateway.drivers.broker.exchange.RETAINED_BYTES_MAX", 100)
+    monkeypatch.setattr("gateway.drivers.broker.retained.RETAINED_MESSAGES_MAX", 5)
+    monkeypatch.setattr("gateway.drivers.broker.retained.RETAINED_BYTES_MAX", 100)
 
     async def scenario(place):
         for number in range(8):
@@ -177,10 +175,10 @@ def test_retained_messages_are_bounded(monkeypatch):
         assert place.counters["retained_dropped"] == 3
         for number in range(8):
             place.broker.publish(f"t/{number}", b"", retain=True)
-        place.broker.publish("t/a", bytes(99), retain=True)
-        place.broker.publish("t/b", bytes(2), retain=True)
+        place.broker.publish("t/a", bytes(90), retain=True)
+        place.broker.publish("t/b", bytes(10), retain=True)
         assert place.counters["retained_dropped"] == 4
-        assert list(place.broker._exchange.retained_messages) == ["t/a"]
+        assert place.broker.gauges["retained"] == 1
 
     run(scenario)
 
@@ -263,26 +261,44 @@ def test_a_clean_session_leaves_nothing():
                 await client.ping()
         async with connected(place, "last") as client:
             await client.ping()
-            exchange = place.broker._exchange
-            await place.until(lambda: set(exchange.sessions) == {"last"})
-            assert not exchange.subscriptions
-            assert set(exchange._delivery.boxes) == {"last"}
+            await place.until(lambda: place.broker.gauges["sessions"] == 1)
+            assert place.broker.gauges["subscriptions"] == 0
 
     run(scenario)
 
 
-def test_sessions_are_bounded(monkeypatch):
+def test_at_the_limit_an_empty_session_is_forgotten_for_a_newcomer(monkeypatch):
     monkeypatch.setattr("gateway.drivers.broker.exchange.SESSIONS_MAX", 3)
-    monkeypatch.setattr("gateway.drivers.broker.front_door.SESSIONS_MAX", 3)
 
     async def scenario(place):
         for number in range(10):
-            async with connected(place, f"s{number}", clean=False) as client:
-                await client.subscribe(("t", 1))
-                assert len(place.broker._exchange.sessions) <= 3
-                assert len(place.broker._door._qos2_ids) <= 3
+            async with connected(place, f"s{number}", clean=False):
+                assert place.broker.gauges["sessions"] <= 3
             await place.until(lambda: place.broker.connections == 0)
         assert place.counters["sessions_forgotten"] == 7
+
+    run(scenario)
+
+
+def test_at_the_limit_sessions_that_hold_something_stay_and_a_newcomer_is_refused(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.exchange.SESSIONS_MAX", 3)
+
+    async def scenario(place):
+        for number in range(3):
+            async with connected(place, f"s{number}", clean=False) as client:
+                await client.subscribe(("t", 1))
+        await place.until(lambda: place.broker.connections == 0)
+        async with raw(place) as client:
+            client.send(connect_bytes("newcomer"))
+            assert await client.packet() == (0x20, b"\x00\x03")
+        async with connected(place, "s0", clean=False) as client:
+            assert client.present
+        monkeypatch.setattr("gateway.drivers.broker.exchange.SESSION_IDLE_MS", -1)
+        async with connected(place, "newcomer") as client:
+            await client.ping()
+        async with connected(place, "s0", clean=False) as client:
+            assert client.present
+        assert place.counters["sessions_forgotten"] == 1  # s1, away for longest
 
     run(scenario)
 
@@ -300,16 +316,15 @@ def test_what_waits_for_an_absent_client_is_bounded(monkeypatch):
         for _ in range(8):
             place.broker.publish("t", b"x", qos=1)
         assert place.counters["fanout_dropped"] == 3
-        delivery = place.broker._exchange._delivery
-        assert delivery._backlog_bytes == 5
+        assert 0 < place.broker.gauges["waiting_bytes"] < 5 * 1024
         async with connected(place, "s"):
-            assert delivery._backlog_bytes == 0
+            assert place.broker.gauges["waiting_bytes"] == 0
 
     run(scenario)
 
 
 def test_bytes_that_wait_for_all_are_bounded(monkeypatch):
-    monkeypatch.setattr("gateway.drivers.broker.delivery.BACKLOG_BYTES_MAX", 100)
+    monkeypatch.setattr("gateway.drivers.broker.delivery.BACKLOG_OFFLINE_BYTES_MAX", 4 * 450)
 
     async def scenario(place):
         for name in ("a", "b"):
@@ -318,7 +333,7 @@ def test_bytes_that_wait_for_all_are_bounded(monkeypatch):
         await place.until(lambda: place.broker.connections == 0)
         for _ in range(3):
             place.broker.publish("t", bytes(30), qos=1)
-        assert place.counters["fanout_dropped"] == 3
+        assert place.counters["fanout_dropped"] == 2
 
     run(scenario)
 
@@ -351,8 +366,8 @@ def test_filters_of_one_client_are_bounded():
 
 
 def test_the_plans_are_bounded(monkeypatch):
-    monkeypatch.setattr("gateway.drivers.broker.exchange.PLANS_MAX", 4)
-    monkeypatch.setattr("gateway.drivers.broker.front_door.RULINGS_MAX", 4)
+    monkeypatch.setattr("gateway.drivers.broker.subscriptions.PLANS_MAX", 4)
+    monkeypatch.setattr("gateway.drivers.broker.desk.RULINGS_MAX", 4)
 
     async def scenario(place):
         async with connected(place) as client:
@@ -360,8 +375,7 @@ def test_the_plans_are_bounded(monkeypatch):
             for number in range(20):
                 client.send(publish_bytes(f"t/{number}"))
                 await client.message()
-                assert len(place.broker._exchange._plans) <= 4
-                assert all(len(cache) <= 4 for cache in place.broker._door._rulings.values())
+                assert place.broker.gauges["plans"] <= 4
 
     run(scenario)
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.drivers.broker import packets as p
 from gateway.drivers.broker.framing import CONNECT, PUBLISH, Framer, MalformedError
+from tests.drivers.broker.harness import subscribe_bytes
 
 SIZE_MAX = 300
 
@@ -120,7 +121,7 @@ def test_random_bodies_are_read_or_malformed(body):
 )
 def test_subscribe_packets_survive_the_round_trip(filters):
     framer = Framer(65_536)
-    framer.feed(p.subscribe_packet(7, filters))
+    framer.feed(subscribe_bytes(*filters, packet_id=7))
     _, body = framer.take()
     assert p.read_subscribe(body) == (7, filters)
 

@@ -52,8 +52,7 @@ async def publish(place, *arguments, data=None):
 
 
 def subscribed(place, count):
-    exchange = place.broker._exchange
-    return lambda: sum(len(held) for held in exchange.subscriptions.values()) >= count
+    return lambda: place.broker.gauges["subscriptions"] >= count
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

@@ -221,7 +221,7 @@ def test_each_refusal_has_its_return_code_and_closes_the_socket():
 def test_a_login_that_fails_is_never_noticed_by_the_live_client_of_that_id(intruder):
     async def scenario(place):
         async with connected(place, "COW_001", clean=False, **COW) as cow:
-            assert await cow.subscribe(("artemis/alerts/+/+", 1)) == [1]
+            assert await cow.subscribe(("artemis/alerts/COW_001/+", 1)) == [1]
             for clean in (True, False):
                 assert await code_of(place, "COW_001", clean=clean, **intruder) != 0
             assert place.counters["takeovers"] == 0
@@ -276,27 +276,24 @@ def test_a_device_that_is_put_out_or_gets_a_new_token_is_disconnected_and_the_ot
     run(scenario, access)
 
 
-def test_a_device_that_is_put_out_while_it_takes_over_does_not_come_in():
-    access = TokenAccess(Anonymous.NOBODY, ROSTER)
-
-    class Late(TokenAccess):
-        """The register changes between the answer and the end of the takeover."""
-
-        def authenticate(self, who):
-            found = super().authenticate(who)
-            self.use(Roster())
-            return found
-
-    late = Late(Anonymous.NOBODY, ROSTER)
-    assert isinstance(access.authenticate(Introduction("COW_001", "COW_001", b"right", THERE)), Principal)
-
+def test_a_device_speaks_for_its_own_animals_only():
     async def scenario(place):
-        async with raw(place) as client:
-            client.send(connect_bytes("COW_001", **COW))
-            assert await client.closed() == b""
-        assert place.counters["sessions_opened"] == 0
+        for one, topic, heard in (
+            ("COW_001", "artemis/sensors/COW_001", True),
+            ("COW_001", "artemis/sensors/A", False),
+            ("BASE", "artemis/sensors/A", True),
+            ("BASE", "artemis/sensors/COW_001", False),
+            ("HUB", "artemis/sensors/COW_001", True),
+            ("PHONE", "artemis/sensors/COW_001", False),
+        ):
+            place.messages.clear()
+            place.refusals.clear()
+            async with connected(place, one, username=one, password=b"right") as client:
+                client.send(publish_bytes(topic, qos=1, packet_id=3))
+                assert await client.packet() == (0x40, b"\x00\x03")
+            assert (len(place.messages), len(place.refusals)) == (heard, not heard), (one, topic)
 
-    run(scenario, late)
+    run(scenario, TokenAccess(Anonymous.NOBODY, ROSTER))
 
 
 def test_mosquittos_tools_log_in_and_say_when_they_are_refused():
