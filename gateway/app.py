@@ -18,9 +18,8 @@ from zoneinfo import ZoneInfo
 
 from gateway import facts, wiring
 from gateway.config import Config
-from gateway.core.alert_event import ALERT_TOPICS, alert_topic, event_json
+from gateway.core.alert_event import alert_topic, event_json
 from gateway.core.alerts import Alert
-from gateway.core.broker_state import BrokerState
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
@@ -231,9 +230,8 @@ class Gateway:
 
     async def _start(self) -> None:
         config = self.config
-        kept = await self._restore_broker()
+        await self._restore_broker()
         await self.alarm.restore()
-        self._clear_ended_alerts(kept)
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
@@ -255,20 +253,12 @@ class Gateway:
         self._schedule()
         self.supervisor.start("look", self._look, critical=True)
 
-    async def _restore_broker(self) -> BrokerState:
+    async def _restore_broker(self) -> None:
         """Sessions and retained messages of the last run; clients come in later."""
         state = await self.database.read(partial(load, bounds=wiring.state_bounds()))
         if state.left_out:
             log.warning("%d rows of kept MQTT sessions and messages make no sense: left out", state.left_out)
         self.broker.restore(state)
-        return state
-
-    def _clear_ended_alerts(self, kept: BrokerState) -> None:
-        """Retained ones that are not open: the power went before the broker was told (decision 20)."""
-        open_topics = {alert_topic(alert) for alert in self.alarm.open_alerts}
-        for message in kept.retained:
-            if message.topic.startswith(ALERT_TOPICS) and message.topic not in open_topics:
-                self.broker.publish(message.topic, b"", qos=1, retain=True)
 
     def _start_uplink(self) -> None:
         uplink = self.config.uplink

@@ -25,6 +25,7 @@ from gateway.core.topic_names import (
 # The rules for names belong to what is decided about topics; users of the table find them here.
 __all__ = [
     "ALERTS_PATTERN",
+    "ANONYMOUS_ROLES",
     "CLIENT_ROLES",
     "ROLE_CONCENTRATOR",
     "ROLE_GATEWAY",
@@ -51,6 +52,8 @@ ROLE_SENSOR = "sensor"
 ROLE_CONCENTRATOR = "concentrator"
 ROLE_OPERATOR = "operator"
 CLIENT_ROLES = frozenset({ROLE_SENSOR, ROLE_CONCENTRATOR, ROLE_OPERATOR})
+# Whoever needs no credential: a concentrator's limits are for those who are known.
+ANONYMOUS_ROLES = frozenset({ROLE_SENSOR, ROLE_OPERATOR})
 
 # Closed as a whole: a message on any topic below would look like an alert of the gateway.
 ALERTS_PATTERN = "artemis/alerts/#"

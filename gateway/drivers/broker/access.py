@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.core.topics import ROLE_OPERATOR, ROLE_SENSOR
+from gateway.core.topics import ANONYMOUS_ROLES
 
 
 class Introduction(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class Access(Protocol):
 class AnonymousAccess:
     """Everyone is welcome, as sensor and as operator: the demo on loopback."""
 
-    _anyone = Principal("anonymous", frozenset({ROLE_SENSOR, ROLE_OPERATOR}))
+    _anyone = Principal("anonymous", ANONYMOUS_ROLES)
 
     def authenticate(self, who: Introduction) -> Principal:  # noqa: ARG002 - the interface
         """Accept anyone, with or without a password."""

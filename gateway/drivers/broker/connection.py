@@ -128,7 +128,7 @@ class Connection(Wire):
         self._door.gone(self)
 
     def evict(self) -> None:
-        """Another connection has taken over its client id, or its device may not speak any more."""
+        """Another connection has taken over its client id."""
         self._over()
         self.abort()
 
@@ -318,22 +318,22 @@ class Connection(Wire):
         self.send(packets.connack_packet(code))
         self.close()
 
-    def _welcome(self, connect: packets.Connect, principal: Principal | Refusal | None) -> None:
+    def _welcome(self, connect: packets.Connect, answer: Principal | Refusal | None) -> None:
         """Answer the CONNECT of a client that is known now."""
         door = self._door
         if self.closed:
             return
-        if not isinstance(principal, Principal):
+        if not isinstance(answer, Principal):
             unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
-            self._refuse(unsaid if principal is None else principal)
+            self._refuse(unsaid if answer is None else answer)
             return
         opened = door.enter(self, clean=connect.clean)
         if opened is None:
             self._refuse(packets.UNAVAILABLE)
             return
         self._session, present = opened
-        self.principal = principal
-        self._inbound = Inbound(self, self._session, principal, self._desk)
+        self.principal = answer
+        self._inbound = Inbound(self, self._session, answer, self._desk)
         self._will = connect.will
         self._phase = _Phase.OPEN
         self.send(packets.connack_packet(packets.ACCEPTED, session_present=present))

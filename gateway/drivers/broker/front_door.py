@@ -38,7 +38,7 @@ class Visitor(Outlet, Protocol):
 
     @property
     def principal(self) -> Principal | None:
-        """Who it speaks for; None before it is known."""
+        """Who it speaks for; None before that is known."""
         ...
 
     def stop_reading(self) -> None:
@@ -108,8 +108,7 @@ class FrontDoor:
     def recheck(self) -> None:
         """Who may speak has changed: end what would not be let in any more. Its will is due."""
         for visitor in tuple(self._inside):
-            who = visitor.principal
-            if who is not None and not self.access.still_valid(who):
+            if visitor.principal is not None and not self.access.still_valid(visitor.principal):
                 self.counters["revoked"] += 1
                 visitor.evict()
 

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from gateway.core.credentials import ROLES_OF, Device, Roster, may_hold
-from gateway.core.topics import ROLE_OPERATOR, ROLE_SENSOR
+from gateway.core.topics import ANONYMOUS_ROLES
 from gateway.drivers.broker.access import Introduction, Principal, Refusal
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class TokenAccess:
         return True
 
 
-ANYONE: Final = Principal("anonymous", frozenset({ROLE_SENSOR, ROLE_OPERATOR}))
+ANYONE: Final = Principal("anonymous", ANONYMOUS_ROLES)
 """Who speaks without a credential."""
 
 
