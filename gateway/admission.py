@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from gateway.drivers.broker.tokens import TokenAccess
 from gateway.store.devices import DeviceFile, Look
@@ -32,9 +33,10 @@ class Admission:
         self._file = file
         self._take(file.look())
 
-    async def look(self) -> bool:
-        """Whether the devices have changed, so that connections must be asked for again."""
-        return self._take(await asyncio.to_thread(self._file.look))
+    async def look(self, changed: Callable[[], None]) -> None:
+        """Call `changed` where the devices are others now, so that connections must be asked for again."""
+        if self._take(await asyncio.to_thread(self._file.look)):
+            changed()
 
     def _take(self, found: Look) -> bool:
         if found.fault is not None:

@@ -367,8 +367,7 @@ class Gateway:
                 self.supervisor.beat("store")  # an explicit answer: degraded, not hung
             if self.supervisor.healthy():
                 self.systemd.watchdog()
-            if await self.admission.look():
-                self.broker.recheck()
+            await self.admission.look(self.broker.recheck)
             await self._measure()
             await asyncio.sleep(LOOK_EVERY_S)
 

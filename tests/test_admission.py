@@ -46,7 +46,9 @@ def test_the_door_follows_the_register_and_says_once_when_it_cannot(
         return isinstance(admission.access.authenticate(who), Principal)
 
     def look() -> bool:
-        return asyncio.run(admission.look())
+        changes: list[bool] = []
+        asyncio.run(admission.look(lambda: changes.append(True)))
+        return changes == [True]
 
     tokens = add(config, "A", "B")
     assert not comes_in("A", tokens["A"])

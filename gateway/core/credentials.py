@@ -16,10 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.core.topics import ROLE_OPERATOR, ROLE_SENSOR
-
-ROLE_CONCENTRATOR: Final = "concentrator"
-"""A base station that speaks for many collars (decision 24)."""
+from gateway.core.topics import ROLE_CONCENTRATOR, ROLE_OPERATOR, ROLE_SENSOR
 
 Role = Literal["sensor", "concentrator", "operator"]
 ALL: Final = "all"

@@ -5,6 +5,8 @@ Pure functions; the route table (`gateway.core.topics`) is built on them.
 
 from __future__ import annotations
 
+import re
+
 # A UTF-8 string on the wire carries a two-byte length (MQTT 3.1.1, 1.5.3).
 TOPIC_BYTES_MAX = 65_535
 
@@ -15,6 +17,10 @@ NAME_BYTES_MAX = 512
 # The deepest topic of ours has 6 levels. Matching costs about 0.05 µs a level and pattern, and a tree of
 # subscriptions one node a level: 32 leave room for anybody's habits.
 NAME_LEVELS_MAX = 32
+
+
+_NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_UNFIT = re.compile(f"[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_NONCHARACTERS}]")
 
 
 def topic_fault(topic: str) -> str | None:
@@ -39,9 +45,20 @@ def filter_fault(topic_filter: str) -> str | None:
     return _string_fault(topic_filter)
 
 
+def character_fault(text: str) -> str | None:
+    """Why no string of a packet may hold a character of `text`, or None (MQTT 3.1.1, 1.5.3).
+
+    NUL must not be there. Control characters and what Unicode calls noncharacters should not, and
+    a server may refuse them: they only ever come from broken or ill-meaning senders.
+    """
+    found = _UNFIT.search(text)
+    return None if found is None else f"U+{ord(found[0]):04X} is not allowed"
+
+
 def _string_fault(text: str) -> str | None:
-    if "\x00" in text:
-        return "NUL is not allowed"
+    why = character_fault(text)
+    if why is not None:
+        return why
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:

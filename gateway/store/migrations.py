@@ -20,6 +20,8 @@ APPLICATION_ID = 0x41525447
 """`PRAGMA application_id` of our files: "ARTG"."""
 PACKED_SINCE = 2
 """The version that brought `hot_readings`, `undelivered` and packed hours; older files have none of them."""
+BROKER_SINCE = 3
+"""The version that brought what the MQTT broker keeps over a restart."""
 
 _OURS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('schema_versions', 'dirty')"
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")

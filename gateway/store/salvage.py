@@ -1,8 +1,9 @@
-"""From a damaged store into a new one: animals, alerts, outbox, dead letters (small, wanted at once).
+"""From a damaged store into a new one: all but readings (small, wanted at once).
 
 Functions over two connections, run in the thread that opens the store, before anything else uses it:
-open alerts and their episodes must be back before the alarm service looks. Readings follow behind
-(salvage_readings). Rows keep their numbers; whatever is there already stays as it is.
+open alerts and their episodes must be back before the alarm service looks, sessions before the broker
+starts. Readings follow behind (salvage_readings). Rows keep their numbers; whatever is there already
+stays as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gateway.core.messages import Reason
 from gateway.core.severity import Severity
 from gateway.core.validation import COW_ID
 from gateway.store import alerts
+from gateway.store.migrations import BROKER_SINCE, version_of
 from gateway.store.salvage_walk import Gap, Row, Table, everything, rows
 
 RECORDS_S_MAX = 4.0
@@ -59,6 +61,8 @@ class _Records(msgspec.Struct, frozen=True):
     types: tuple[tuple[type, ...], ...]
     fits: Callable[[Row], object] = bool  # raises ValueError (or returns) for each row
     where: str = ""  # condition of the insert
+    since: int = 1  # the store's version that brought the table
+    ages: bool = False  # what a backup has of it is out of date, and no help
 
 
 def _of(name: str, columns: dict[str, tuple[type, ...]], **rest: Any) -> _Records:
@@ -70,6 +74,8 @@ _EPISODE_TYPES = (
     *(_TEXT, _TEXT, _INT, _INT, _TEXT, _INT, _INT, _INT, _INT),
     *(_REAL, _TEXT, _TEXT, _TEXT, _INT, _INT, _INT_OR_NONE),
 )
+_OF_BROKER = {"since": BROKER_SINCE, "ages": True}
+_OF_KNOWN_SESSION = "EXISTS (SELECT 1 FROM broker_sessions WHERE id = ?2)"
 _RECORDS = (
     _of(
         "alert_episodes",
@@ -107,6 +113,30 @@ _RECORDS = (
         },
         fits=lambda row: Reason(row[5]),
     ),
+    # Of the broker (its packet ids are left: a stale one would swallow a message); `load` judges the values.
+    _of("broker_sessions", {"id": _INT, "client_id": _TEXT, "seen_ms": _INT}, **_OF_BROKER),
+    _of(
+        "broker_filters",
+        {"id": _INT, "session": _INT, "topic_filter": _TEXT, "qos": _INT},
+        where=_OF_KNOWN_SESSION,
+        **_OF_BROKER,
+    ),
+    _of("broker_retained", {"id": _INT, "topic": _TEXT, "qos": _INT, "payload": _BLOB}, **_OF_BROKER),
+    _of(
+        "broker_waiting",
+        {
+            "id": _INT,
+            "session": _INT,
+            "number": _INT,
+            "received": _INT,
+            "qos": _INT,
+            "retain": _INT,
+            "topic": _TEXT,
+            "payload": _BLOB,
+        },
+        where=_OF_KNOWN_SESSION,
+        **_OF_BROKER,
+    ),
 )
 
 
@@ -136,6 +166,8 @@ def save_records(
         _copy_counters(source, db)
     for records in _RECORDS:
         name = records.table.name
+        if version_of(source) < records.since or (wanted is not None and records.ages):
+            continue
         gaps = [everything(records.table)] if wanted is None else wanted.get(name, [])
         for gap in gaps:
             _copy(_Way(source, db, in_time), records, gap, tally)

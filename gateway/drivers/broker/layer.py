@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from gateway.drivers.broker.gate import Gate, Ticket
 from gateway.drivers.broker.limits import READ_CHUNK_BYTES
@@ -100,13 +100,13 @@ class Layer(asyncio.Transport, asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Pass the gate, then begin the handshake; it must be done before the ticket's deadline."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type; a server gives no other
-        self._below = transport
-        if hasattr(transport, "max_size"):
-            transport.max_size = READ_CHUNK_BYTES  # asyncio's selector transport asks for 256 KiB at once
-        self._ticket = self._gate.enter(transport)
+        below = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        self._below = below
+        if hasattr(below, "max_size"):
+            below.max_size = READ_CHUNK_BYTES  # asyncio's selector transport asks for 256 KiB at once
+        self._ticket = self._gate.enter(below)
         if self._ticket is None:
-            self._gate.turn_away(transport, self.refusal)
+            self._gate.turn_away(below, self.refusal)
             return
         self._deadline = self._loop.call_at(self._ticket.connect_by_s, self._too_slow)
         self.begin()

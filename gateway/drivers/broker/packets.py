@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.core.topic_names import character_fault
 from gateway.drivers.broker.framing import CONNACK, PUBLISH, SUBACK, UNSUBACK, MalformedError
 
 PROTOCOL_LEVEL = 4  # MQTT 3.1.1
@@ -61,8 +62,9 @@ def read_text(body: bytes, position: int) -> tuple[str, int]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise MalformedError("a string is not UTF-8") from fault
-    if "\x00" in text:
-        raise MalformedError("a string holds NUL")
+    why = character_fault(text)
+    if why is not None:
+        raise MalformedError(f"a string: {why}")
     return text, stop
 
 
