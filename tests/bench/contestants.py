@@ -153,12 +153,11 @@ def gateway_pragmas() -> str:
 @contextmanager
 def mosquitto(folder: Path | None = None) -> Iterator[Contestant]:
     """Mosquitto alone, anonymous; with TLS if a folder of `certificates` is given."""
-    # As root it would become a user who may not read the key: it stays who it is.
     raise_file_limit()
     with tempfile.TemporaryDirectory() as home:
         port, plain_port, config = free_port(), free_port(), Path(home) / "mosquitto.conf"
         lines = [
-            f"user {getpass.getuser()}",
+            f"user {getpass.getuser()}",  # as root it would become one who may not read the key
             "allow_anonymous true",
             "max_queued_messages 0",
             f"listener {port} 127.0.0.1",
