@@ -19,7 +19,7 @@ BAR = 1.3
 
 def one_round(connections: int, seconds: int) -> dict[str, float]:
     plan = Plan(0, connections, round(RATE * seconds / connections), in_flight=65535, rate=RATE)
-    with gateway() as peer, running_load(plan.at(peer.port)) as load:
+    with gateway(connections) as peer, running_load(peer.takes(plan)) as load:
         start_s = peer.cpu_s()
         load.step("connect")
         connected_s = peer.cpu_s()

@@ -6,6 +6,7 @@ An open loop; time from the write of a reading to its arrival at each subscriber
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from tests.bench.contestants import WINDOW_MS, gateway, mosquitto
 from tests.bench.generator import Plan
@@ -27,10 +28,13 @@ def main(arguments: list[str]) -> None:
     count = round(RATE * options.seconds / CLIENTS)
     for qos in (0, 1):
         plan = Plan(0, CLIENTS, count, in_flight=65535, rate=RATE, listeners=LISTENERS, qos=qos)
-        for name, start in (("gateway", gateway), ("Mosquitto", mosquitto)):
+        for name, start in (
+            ("gateway", partial(gateway, CLIENTS, listeners=LISTENERS)),
+            ("Mosquitto", mosquitto),
+        ):
             rounds = []
             for _ in range(options.rounds):
-                with start() as peer, running_load(plan.at(peer.port)) as load:
+                with start() as peer, running_load(peer.takes(plan)) as load:
                     load.step("connect")
                     before_s = peer.cpu_s()
                     one = load.step("run")

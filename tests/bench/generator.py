@@ -66,10 +66,6 @@ class Plan(msgspec.Struct, frozen=True):
     clean: bool = True
     name: str = "COW"
 
-    def at(self, port: int) -> Plan:
-        """The same load on another port."""
-        return msgspec.structs.replace(self, port=port)
-
 
 class Done(msgspec.Struct, frozen=True):
     """What became of a load; times in ms from the write to the socket, CPU that of this process."""

