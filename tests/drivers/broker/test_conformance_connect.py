@@ -321,7 +321,10 @@ ILL_FORMED = {
     "NUL": b"\x00",
 }
 # The standard lets the server choose about these (1.5.3); topics of a barn have no use for them.
-CONTROLS = {f"U+{code:04X}": chr(code).encode() for code in (0x01, 0x09, 0x1F, 0x7F, 0x80, 0x9F)}
+CONTROLS = {
+    f"U+{code:04X}": chr(code).encode()
+    for code in (0x01, 0x09, 0x1F, 0x7F, 0x80, 0x9F, 0xFDD0, 0xFFFF, 0x1FFFE)
+}
 
 
 def _field(value: bytes) -> bytes:
@@ -348,7 +351,7 @@ def test_ill_formed_strings_end_the_connection(where):
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_control_characters_end_the_connection(where):
+def test_control_characters_and_noncharacters_end_the_connection(where):
     """(1.5.3) the server may choose; ours does."""
     build = PLACES[where]
     first = build(b"")[0] == 0x10
