@@ -232,6 +232,8 @@ class Gateway:
         config = self.config
         await self._restore_broker()
         await self.alarm.restore()
+        for alert in self.alarm.open_alerts:  # known to whoever was told; anew for whoever asks
+            self.broker.retain(alert_topic(alert), event_json(alert), qos=1)
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()

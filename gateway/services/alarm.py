@@ -137,8 +137,6 @@ class Alarm:
         """
         async with self._lock:
             await self._load()
-            for alert in self.open_alerts:
-                self._published(alert)
             self._refresh_signal()
 
     async def report(self, findings: list[Finding]) -> None:

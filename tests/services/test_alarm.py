@@ -244,7 +244,7 @@ def test_dedup_hysteresis_and_cooldown_survive_a_restart(tmp_path: Path) -> None
         await barn.report(normal(2))
         await barn.report(normal(4))
         await barn.restart()
-        assert [alert.id for alert in barn.published] == [1]
+        assert [alert.id for alert in barn.alarm.open_alerts] == [1]
         assert barn.signals[-1].light == signals.CRITICAL
         await barn.report(normal(4))
         assert barn.rows()[0].state is State.ACTIVE

@@ -70,7 +70,7 @@ class EmbeddedBroker:
         self._state = BrokerState()
         self._left: Sequence[Change] = ()  # what `close` itself has changed
         # What the gateway publishes before `start`: open alerts, retained.
-        self._early: deque[tuple[str, bytes, int, bool]] = deque(maxlen=RETAINED_MESSAGES_MAX)
+        self._early: deque[Callable[[], None]] = deque(maxlen=RETAINED_MESSAGES_MAX)
         self._exchange: Exchange | None = None
         self._door: FrontDoor | None = None
         self._servers: list[asyncio.Server] = []
@@ -134,8 +134,7 @@ class EmbeddedBroker:
         self._state = BrokerState()
         self._exchange, self._door, self._servers = exchange, door, servers
         while self._early:
-            topic, payload, qos, retain = self._early.popleft()
-            self.publish(topic, payload, qos=qos, retain=retain)
+            self._early.popleft()()
         self.ports = tuple(int(server.sockets[0].getsockname()[1]) for server in servers)
         for server in servers:
             await server.start_serving()
@@ -156,11 +155,18 @@ class EmbeddedBroker:
         if why is not None:
             raise ValueError(f"cannot publish on {topic!r}: {why}")
         if self._exchange is None:
-            self._early.append((topic, payload, qos, retain))
+            self._early.append(partial(self.publish, topic, payload, qos=qos, retain=retain))
             return
         if retain:
             self._exchange.retain(topic, payload, qos, keep=False)
         self._exchange.distribute(topic, payload, qos, state=retain)
+
+    def retain(self, topic: str, payload: bytes, *, qos: int = 0) -> None:
+        """What the gateway has published before this run began: only for those who subscribe from now on."""
+        if self._exchange is None:
+            self._early.append(partial(self.retain, topic, payload, qos=qos))
+        else:
+            self._exchange.retain(topic, payload, qos, keep=False)
 
     def restore(self, state: BrokerState) -> None:
         """Sessions and retained messages of the last run; before `start`."""

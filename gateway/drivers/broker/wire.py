@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from abc import ABC, abstractmethod
+from typing import cast
 
 from gateway.drivers.broker.framing import Framer, MalformedError
 from gateway.drivers.broker.limits import (
@@ -84,7 +85,7 @@ class Wire(asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set up the socket: small reads, a low write mark, dead peers are noticed."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type; a server gives no other
+        transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         if hasattr(transport, "max_size"):
