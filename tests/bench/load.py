@@ -97,7 +97,7 @@ class Publisher(asyncio.Protocol):
             del self._buffer[:4]
             if kind == 0x20:
                 if answer[3]:
-                    self.connected.set_exception(ConnectionRefusedError(f"CONNACK {answer[3]}"))
+                    self._fail(ConnectionRefusedError(f"CONNACK {answer[3]}"))
                     return
                 self.connected.set_result(None)
             elif kind == 0x40:
@@ -117,9 +117,13 @@ class Publisher(asyncio.Protocol):
             self.sent += room
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionError("closed by the broker"))
+
+    def _fail(self, fault: Exception) -> None:
         for waiter in (self.connected, self.done):
             if not waiter.done():
-                waiter.set_exception(exc or ConnectionError("closed by the broker"))
+                waiter.set_exception(fault)
+                waiter.exception()  # looked at: of thousands that fail together, one report is enough
 
     def close(self) -> None:
         self._transport.close()
