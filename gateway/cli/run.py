@@ -18,7 +18,7 @@ from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
 from gateway.errors import GatewayError
 from gateway.opening import StopAskedError
-from gateway.wiring import machine_clock, service_log
+from gateway.wiring import event_loop, machine_clock, service_log
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def run(
         for note in notes:
             log.warning("%s", note)
         try:
-            asyncio.run(_serve(settings, demo=demo))
+            with asyncio.Runner(loop_factory=event_loop()) as runner:
+                runner.run(_serve(settings, demo=demo))
         except StopAskedError as end:
             log.info("%s", end)
         except GatewayError as error:
