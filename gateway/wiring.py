@@ -225,10 +225,10 @@ def door_limits(config: Config) -> DoorLimits:
     )
 
 
-def state_bounds() -> StateBounds:
+def state_bounds(config: Config) -> StateBounds:
     """What the broker keeps at most, and so what is read back."""
     return StateBounds(
-        sessions=limits.SESSIONS_MAX,
+        sessions=door_limits(config).sessions_max,
         filters=limits.FILTERS_PER_CLIENT_MAX,
         waiting=limits.BACKLOG_MESSAGES_MAX + limits.DELIVERY_IN_FLIGHT_MAX,
         waiting_bytes=limits.BACKLOG_BYTES_MAX,

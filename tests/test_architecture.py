@@ -59,6 +59,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cryptography": ("drivers/certificates",),
     "websockets": ("drivers/broker/websocket",),
     "zeroconf": ("drivers/",),
+    "uvloop": ("drivers/event_loop",),
     "numpy": ("core/", "store/", "services/"),
     "yaml": ("config/",),
     "typer": ("cli/", "__main__"),

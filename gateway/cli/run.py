@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -52,6 +53,30 @@ def run(
         except GatewayError as error:
             log.critical("%s", error)
             raise
+
+
+def plainly_asked(arguments: list[str]) -> tuple[Path | None, bool] | None:
+    """`run` with its options as a service gives them: configuration file, and whether it is the demo.
+
+    Read here, because the process lives for months: typer loads pydantic to read them, 11 MB of RSS.
+
+    Returns:
+        None for another command, `--help`, and whatever typer should answer.
+    """
+    if arguments[:1] != ["run"]:
+        return None
+    file: Path | None = None
+    demo = False
+    words = iter(arguments[1:])
+    for word in words:
+        if word == "--demo":
+            demo = True
+            continue
+        value = next(words, "") if word in {"--config", "-c"} else ""
+        if not value or value.startswith("-"):
+            return None
+        file = Path(value)
+    return file, demo
 
 
 async def _serve(config: Config, *, demo: bool) -> None:

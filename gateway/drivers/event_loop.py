@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable
-
-try:
-    import uvloop
-except ImportError:  # no wheel for this machine: everything works, with more CPU
-    uvloop = None
 
 
 def factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the loop."""
-    return asyncio.new_event_loop if uvloop is None else uvloop.new_event_loop
+    """What makes the loop. Without uvloop (no wheel for this machine) everything works, with more CPU."""
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.new_event_loop
+    import uvloop  # noqa: PLC0415 - it may not be there
 
-
-def name() -> str:
-    """For people: `uvloop` or `asyncio`."""
-    return "asyncio" if uvloop is None else "uvloop"
+    return uvloop.new_event_loop

@@ -32,7 +32,7 @@ CLIENT_ID_BYTES_MAX = 256  # the standard asks for 23 at least; the id is kept w
 FILTERS_PER_CLIENT_MAX = 200  # a dashboard has a dozen; more are refused with 0x80
 FILTERS_PER_TURN = 4  # looked up among 10,000 retained messages: about 10 ms of the loop's time
 QOS2_IDS_PER_CLIENT_MAX = 1024  # ids between PUBLISH and PUBREL; 16 × what may be unacknowledged
-SESSIONS_MAX = 4000  # twice the connections; what is forgotten for a newcomer: see exchange
+SESSIONS_PER_CONNECTION = 2  # as many again may be away; what is forgotten for a newcomer: see exchange
 SESSION_IDLE_MS = 30 * DAY_MS  # a client that stays away longer has been replaced
 
 RETAINED_MESSAGES_MAX = 10_000  # two topics for each of 5000 animals
@@ -73,3 +73,8 @@ class DoorLimits(msgspec.Struct, frozen=True):
     keepalive_factor: float = 1.5
     write_deadline_s: float = 5.0
     close_timeout_s: float = 2.0
+
+    @property
+    def sessions_max(self) -> int:
+        """Sessions held, of clients that are here and of those that may come back."""
+        return int(SESSIONS_PER_CONNECTION * self.connections_max)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+from gateway.config import Config
 from gateway.drivers.broker.framing import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL
 from gateway.store import broker_state
 from gateway.store.database import Database
@@ -50,7 +51,7 @@ class Disk:
             receipt.settle()
 
     async def state(self):
-        return await self.database.read(lambda db: broker_state.load(db, state_bounds()))
+        return await self.database.read(lambda db: broker_state.load(db, state_bounds(Config())))
 
 
 @contextlib.asynccontextmanager
