@@ -222,8 +222,8 @@ def _allow_files(connections_max: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
     if given < wanted:
         _log.warning(
-            "The system allows %d open files, so fewer than %d MQTT connections: raise LimitNOFILE (systemd), "
-            "`ulimit -n`, or lower broker.limits.connections_max",
+            "The system allows %d open files, so fewer than %d MQTT connections: raise LimitNOFILE (systemd) "
+            "or `ulimit -n`, or lower broker.limits.connections_max",
             given,
             connections_max,
         )
