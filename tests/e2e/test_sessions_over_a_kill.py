@@ -14,7 +14,7 @@ from tests.e2e.test_whole_barn import free_ports
 
 @pytest.mark.rig
 def test_sessions_queues_and_retained_messages_survive_a_kill(tmp_path: Path) -> None:
-    """PUBACK means on disk for whoever is away, too; three rounds, each killed right behind the last PUBACK."""
+    """PUBACK means on disk for whoever is away, too: killed right behind the last one, three times."""
     pub, sub = need("mosquitto_pub"), need("mosquitto_sub")
     port, http_port = free_ports(2)
     where = ["-h", "127.0.0.1", "-p", str(port), "-q", "1"]
