@@ -155,9 +155,7 @@ class Exchange(Broker):
 
     def send_retained(self, session: Session, topic_filter: str, qos: int) -> None:
         """What a subscription, new or renewed, gets at once (3.8.4)."""
-        for topic in self._retained.matching(topic_filter):
-            session.retained_due[topic] = max(qos, session.retained_due.get(topic, 0))
-        self.delivery.pump(session)
+        self.delivery.offer_retained(session, self._retained.matching(topic_filter), qos)
 
     def _note_filter(self, session: Session, topic_filter: str) -> None:
         if session.unsaved is not None:

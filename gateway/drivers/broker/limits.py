@@ -42,6 +42,7 @@ DELIVERY_IN_FLIGHT_MAX = 20  # QoS 1 and 2 to one subscriber, unacknowledged; mo
 BACKLOG_MESSAGES_MAX = 2000  # waiting for one subscriber, connected or not
 CONFLATE_FROM = 200  # waiting messages from which on only the newest state of a topic is kept
 MESSAGE_OVERHEAD_BYTES = 400  # what a waiting message costs beside topic and payload, measured
+RETAINED_DUE_BYTES = 100  # a topic whose retained message a client is still to get: its place in a table
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024  # waiting for all subscribers together
 BACKLOG_OFFLINE_BYTES_MAX = 24 * 1024 * 1024  # of that, for those who are away: they cannot starve the others
 
