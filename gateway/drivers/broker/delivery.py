@@ -67,7 +67,7 @@ class Delivery:
         return message.qos > 0 and session.keeps
 
     def offer_retained(self, session: Session, topics: list[str], qos: int) -> None:
-        """Send the retained messages of these topics as the client takes them, the lower QoS of two at most."""
+        """Send the retained messages of these topics as the client takes them, with the lower of two QoS."""
         due = session.retained_due
         for topic in topics:
             if topic in due:
