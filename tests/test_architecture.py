@@ -59,7 +59,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cryptography": ("drivers/certificates",),
     "websockets": ("drivers/broker/websocket",),
     "zeroconf": ("drivers/",),
-    "uvloop": ("drivers/event_loop",),
     "numpy": ("core/", "store/", "services/"),
     "yaml": ("config/",),
     "typer": ("cli/", "__main__"),

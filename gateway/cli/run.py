@@ -19,7 +19,7 @@ from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
 from gateway.errors import GatewayError
 from gateway.opening import StopAskedError
-from gateway.wiring import event_loop, machine_clock, service_log
+from gateway.wiring import machine_clock, service_log
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,7 @@ def run(
         for note in notes:
             log.warning("%s", note)
         try:
-            with asyncio.Runner(loop_factory=event_loop()) as runner:
-                runner.run(_serve(settings, demo=demo))
+            asyncio.run(_serve(settings, demo=demo))
         except StopAskedError as end:
             log.info("%s", end)
         except GatewayError as error:
