@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
@@ -31,7 +30,7 @@ from gateway.drivers.broker.framing import (
 )
 from gateway.drivers.broker.front_door import FrontDoor
 from gateway.drivers.broker.inbound import Inbound
-from gateway.drivers.broker.limits import CLIENT_ID_BYTES_MAX, FILTERS_PER_TURN
+from gateway.drivers.broker.limits import CLIENT_ID_BYTES_MAX, FILTERS_PER_CLIENT_MAX
 from gateway.drivers.broker.session import Session
 from gateway.drivers.broker.wire import HOLD_CONTROL, HOLD_GREETING, HOLD_STOPPING, Wire
 
@@ -224,12 +223,17 @@ class Connection(Wire):
 
     def _on_subscribe(self, session: Session, body: bytes) -> None:
         packet_id, wanted = packets.read_subscribe(body)
-        codes = [self._subscribe(session, topic_filter, qos) for topic_filter, qos in wanted]
-        granted = deque(
+        codes = [
+            self._subscribe(session, topic_filter, qos)
+            if number < FILTERS_PER_CLIENT_MAX
+            else packets.SUBSCRIPTION_REFUSED  # not even judged: a packet has room for 16,000
+            for number, (topic_filter, qos) in enumerate(wanted)
+        ]
+        granted = [
             (topic_filter, code)
             for (topic_filter, _), code in zip(wanted, codes, strict=True)
             if code != packets.SUBSCRIPTION_REFUSED
-        )
+        ]
         answer = packets.suback_packet(packet_id, codes)
         self._after_commit(session, partial(self._subscribed, answer, granted))
 
@@ -243,7 +247,7 @@ class Connection(Wire):
         packet_id, filters = packets.read_unsubscribe(body)
         for topic_filter in filters:
             self._door.exchange.unsubscribe(session, topic_filter)
-        self._after_commit(session, partial(self._subscribed, packets.unsuback_packet(packet_id), deque()))
+        self._after_commit(session, partial(self._subscribed, packets.unsuback_packet(packet_id), []))
 
     def _after_commit(self, session: Session, say: Callable[[], None]) -> None:
         """Answer when it is on disk, and look at no other packet before: they keep their order."""
@@ -254,19 +258,12 @@ class Connection(Wire):
         else:
             say()
 
-    def _subscribed(self, answer: bytes, granted: deque[tuple[str, int]]) -> None:
+    def _subscribed(self, answer: bytes, granted: list[tuple[str, int]]) -> None:
         self.send(answer)
-        self._catch_up(granted)
-
-    def _catch_up(self, granted: deque[tuple[str, int]]) -> None:
-        """Retained messages, a few filters in each turn of the loop: a filter may match thousands."""
-        for _ in range(min(FILTERS_PER_TURN, len(granted))):
-            if self._session is not None:
-                self._door.exchange.send_retained(self._session, *granted.popleft())
-        if granted and self._session is not None:
-            self._loop.call_soon(self._catch_up, granted)
-        else:
+        if self._session is None:
             self.release(HOLD_CONTROL)
+        else:
+            self._door.exchange.catch_up(self._session, granted, partial(self.release, HOLD_CONTROL))
 
     def _on_disconnect(self) -> None:
         self._will = None
@@ -335,6 +332,8 @@ class Connection(Wire):
             self._refuse(packets.UNAVAILABLE)
             return
         self._session, present = opened
+        if present:
+            door.exchange.rejudge(self._session, partial(self._desk.may_subscribe, answer))
         self.principal = answer
         self._inbound = Inbound(self, self._session, answer, self._desk)
         self._will = connect.will

@@ -109,7 +109,7 @@ class EmbeddedBroker:
             NetworkError: one of the addresses cannot be listened on; then none is.
         """
         _allow_files(self._limits.connections_max)
-        exchange = Exchange(self._counters, self._keep, self._limits.sessions_max)
+        exchange = Exchange(self._counters, self._keep, self._hurry, self._limits.sessions_max)
         door = FrontDoor(
             clock=self._clock,
             access=self._access,

@@ -8,20 +8,26 @@ event loop; no task of its own for a client.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from amqtt.session import Session as AmqttSession
 
 from gateway.core.broker_state import BrokerState, Change, Message
+from gateway.core.topic_names import has_wildcard
 from gateway.drivers.broker.delivery import Delivery
 from gateway.drivers.broker.keeper import Keep, Keeper
 from gateway.drivers.broker.limits import (
     DELIVERY_IN_FLIGHT_MAX,
+    FILTERS_MAX,
     FILTERS_PER_CLIENT_MAX,
     SESSION_IDLE_MS,
+    SESSIONS_PER_DEVICE_MAX,
 )
 from gateway.drivers.broker.packets import SUBSCRIPTION_REFUSED, publish_packet
 from gateway.drivers.broker.receipts import Receipt
@@ -36,6 +42,7 @@ class Exchange(Broker):
     Args:
         counters: shared with the front door.
         keep: see `keeper.Keep`; None = nothing outlives this process.
+        hurry: many wait for a commit.
         sessions_max: sessions held, of clients that are here and of those that may come back.
 
     Attributes:
@@ -43,7 +50,9 @@ class Exchange(Broker):
         keeper: what is to be written down.
     """
 
-    def __init__(self, counters: Counter[str], keep: Keep | None, sessions_max: int) -> None:
+    def __init__(
+        self, counters: Counter[str], keep: Keep | None, hurry: Callable[[], None], sessions_max: int
+    ) -> None:
         for name in ("amqtt", "transitions"):
             logging.getLogger(name).setLevel(logging.ERROR)
         listener = ListenerConfig(type=ListenerType.EXTERNAL)
@@ -54,7 +63,8 @@ class Exchange(Broker):
         self._filters = Subscriptions()
         self._retained = RetainedMessages()
         self.keeper = Keeper(keep)
-        self.delivery = Delivery(self.keeper, self._retained.by_topic, counters)
+        self.delivery = Delivery(self.keeper, self._retained.by_topic, hurry, counters)
+        self._catching_up: deque[_CatchUp] = deque()
 
     # What outlives a restart.
 
@@ -79,7 +89,7 @@ class Exchange(Broker):
         """What is held now, each within its bound in `limits`."""
         return {
             "sessions": len(self._clients),
-            "subscriptions": sum(len(session.filters) for session in self._clients.values()),
+            "subscriptions": self._filters.count,
             "plans": self._filters.plans,
             "retained": len(self._retained.by_topic),
             "waiting_bytes": self.delivery.waiting_bytes,
@@ -116,11 +126,19 @@ class Exchange(Broker):
             self._forget(session)
 
     def _make_room(self, now_ms: int) -> bool:
-        """Forget one absent session: an empty one, else the one nobody has asked for in 30 days."""
+        """Forget one absent session, if there is one to forget.
+
+        An empty one, one that nobody has asked for in 30 days, or one of the device that keeps too many.
+        """
         absent = [session for session in self._clients.values() if session.outlet is None]
         oldest = min(absent, key=lambda session: (not session.empty, session.seen_ms), default=None)
-        if oldest is None or not (oldest.empty or now_ms - oldest.seen_ms > SESSION_IDLE_MS):
+        if oldest is None:
             return False
+        if not (oldest.empty or now_ms - oldest.seen_ms > SESSION_IDLE_MS):
+            ((greedy, count),) = Counter(session.device for session in absent).most_common(1)
+            if count <= SESSIONS_PER_DEVICE_MAX:
+                return False
+            oldest = min((one for one in absent if one.device == greedy), key=lambda one: one.seen_ms)
         self._counters["sessions_forgotten"] += 1
         self._forget(oldest)
         return True
@@ -139,7 +157,11 @@ class Exchange(Broker):
 
     def subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
         """Add the filter, or give it its new QoS (3.8.4); 0x80 when the client has too many."""
-        if topic_filter not in session.filters and len(session.filters) >= FILTERS_PER_CLIENT_MAX:
+        known = session.filters.get(topic_filter)
+        if known == qos:
+            return qos  # said again at every connect; nothing changes
+        full = len(session.filters) >= FILTERS_PER_CLIENT_MAX or self._filters.count >= FILTERS_MAX
+        if known is None and full:
             self._counters["refused_subscriptions"] += 1
             return SUBSCRIPTION_REFUSED
         session.filters[topic_filter] = qos
@@ -147,15 +169,52 @@ class Exchange(Broker):
         self._note_filter(session, topic_filter)
         return qos
 
+    def rejudge(self, session: Session, allowed: Callable[[str], bool]) -> None:
+        """A client is back that may hear less than when it left: take away what is not for it any more."""
+        lost = [topic_filter for topic_filter in session.filters if not allowed(topic_filter)]
+        for topic_filter in lost:
+            self.unsubscribe(session, topic_filter)
+        if lost:
+            self._counters["subscriptions_revoked"] += len(lost)
+            self.delivery.forbid(session)
+
     def unsubscribe(self, session: Session, topic_filter: str) -> None:
         """Take the filter away; nothing if it was not there."""
         self._filters.remove(session, topic_filter)
         if session.filters.pop(topic_filter, None) is not None:
             self._note_filter(session, topic_filter)
+            self.delivery.withdraw(session, topic_filter)
 
-    def send_retained(self, session: Session, topic_filter: str, qos: int) -> None:
-        """What a subscription, new or renewed, gets at once (3.8.4)."""
-        self.delivery.offer_retained(session, self._retained.matching(topic_filter), qos)
+    def catch_up(self, session: Session, granted: list[tuple[str, int]], done: Callable[[], None]) -> None:
+        """Retained messages for subscriptions, new or renewed (3.8.4); then `done` is called.
+
+        A filter with a wildcard is compared with up to 10,000 topics, about 5 ms of the loop's time: one
+        in each turn of the loop, of one client after the other, however many ask.
+        """
+        wild: deque[tuple[str, int]] = deque()
+        for topic_filter, qos in granted:
+            if has_wildcard(topic_filter):
+                wild.append((topic_filter, qos))
+            else:
+                self.delivery.offer_retained(session, self._retained.matching(topic_filter), qos)
+        if not wild:
+            done()
+            return
+        self._catching_up.append(_CatchUp(session, wild, done))
+        if len(self._catching_up) == 1:
+            asyncio.get_running_loop().call_soon(self._catch_up_one)
+
+    def _catch_up_one(self) -> None:
+        asking = self._catching_up.popleft()
+        topic_filter, qos = asking.filters.popleft()
+        if asking.session.outlet is not None:
+            self.delivery.offer_retained(asking.session, self._retained.matching(topic_filter), qos)
+        if asking.filters and asking.session.outlet is not None:
+            self._catching_up.append(asking)
+        else:
+            asking.done()
+        if self._catching_up:
+            asyncio.get_running_loop().call_soon(self._catch_up_one)
 
     def _note_filter(self, session: Session, topic_filter: str) -> None:
         if session.unsaved is not None:
@@ -243,3 +302,11 @@ class Exchange(Broker):
     ) -> None:
         """End `internal_message_broadcast`, which plugins call, where all messages go."""
         self.distribute(topic or "", bytes(data or b""), force_qos or 0)
+
+
+class _CatchUp(NamedTuple):
+    """A client that is to get retained messages."""
+
+    session: Session
+    filters: deque[tuple[str, int]]
+    done: Callable[[], None]

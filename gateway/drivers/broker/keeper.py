@@ -128,7 +128,7 @@ def note_queued(session: Session, outgoing: Outgoing) -> None:
 
 def note_gone(session: Session, outgoing: Outgoing) -> None:
     """The message needs no place in the store any more; maybe it never got one."""
-    if session.unsaved is not None:
+    if session.unsaved is not None and outgoing.message.qos:  # QoS 0 has no number of its own
         session.unsaved.messages.pop(outgoing.number, None)
         if outgoing.stored:
             session.unsaved.gone.append(outgoing.number)

@@ -43,7 +43,7 @@ class Outgoing:
         stored: the store holds it.
     """
 
-    __slots__ = ("message", "number", "received", "releasing", "sent", "stored")
+    __slots__ = ("message", "number", "received", "releasing", "sent", "stored", "unsafe")
 
     def __init__(self, number: int, message: Message, *, stored: bool = False) -> None:
         self.number = number
@@ -52,6 +52,7 @@ class Outgoing:
         self.sent = False  # it may have been sent before: the next time it is a duplicate (3.3.1.1)
         self.received = False  # PUBREC has come; PUBREL is what is to be said
         self.releasing = False  # PUBREL waits for a commit
+        self.unsafe = False  # it may not be sent before it is on disk
 
     @property
     def packet_id(self) -> int:
@@ -94,6 +95,7 @@ class Session:
         "retained_due",
         "seen_ms",
         "unsaved",
+        "waiting_bytes",
     )
 
     def __init__(self, client_id: str, *, keeps: bool) -> None:
@@ -104,6 +106,7 @@ class Session:
         self.latest: dict[str, Outgoing] = {}  # of the backlog: the newest of each state topic
         self.received_ids: dict[int, Receipt | None] = {}  # QoS 2, from the client, not released
         self.retained_due: dict[str, int] = {}  # topics whose retained message it is to get, with the QoS
+        self.waiting_bytes = 0  # of all that waits or is unacknowledged
         self.next_number = 0
         self.outlet: Outlet | None = None
         self.seen_ms = 0
@@ -113,6 +116,11 @@ class Session:
     def keeps(self) -> bool:
         """Whether it outlives the connection."""
         return self.unsaved is not None
+
+    @property
+    def device(self) -> str:
+        """Whose session it is: a device's ids are its own and those that begin with it and a slash."""
+        return self.client_id.partition("/")[0]
 
     @property
     def empty(self) -> bool:
@@ -137,6 +145,6 @@ class Session:
                 session.in_flight[outgoing.packet_id] = outgoing
         if kept.waiting:
             session.next_number = kept.waiting[-1].number + 1
-        # A client may still hold ids of messages that were on their way and not yet on disk.
+        # QoS 1 messages were on their way and not yet on disk: their ids are not given again at once.
         session.next_number += in_flight_max
         return session

@@ -17,6 +17,7 @@ class Subscriptions:
         self._holders: dict[str, dict[str, Session]] = {}  # filter → client id → session
         self._wildcards: dict[str, str] = {}  # filters with a wildcard → what a topic begins with
         self._plans: dict[str, Plan] = {}
+        self.count = 0  # of all sessions
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -28,7 +29,9 @@ class Subscriptions:
 
     def add(self, session: Session, topic_filter: str) -> None:
         """A filter, new or with another QoS; that is in `session.filters`."""
-        self._holders.setdefault(topic_filter, {})[session.client_id] = session
+        holders = self._holders.setdefault(topic_filter, {})
+        self.count += session.client_id not in holders
+        holders[session.client_id] = session
         if has_wildcard(topic_filter):
             self._wildcards[topic_filter] = _literal_prefix(topic_filter)
         self._plans.clear()
@@ -38,6 +41,7 @@ class Subscriptions:
         holders = self._holders.get(topic_filter)
         if holders is None or holders.pop(session.client_id, None) is None:
             return
+        self.count -= 1
         if not holders:
             del self._holders[topic_filter]
             self._wildcards.pop(topic_filter, None)

@@ -175,7 +175,11 @@ def test_what_must_outlive_a_restart_is_acknowledged_only_when_it_is_on_disk(tmp
                 await quiet(client)
                 await disk.commit()
                 assert await client.packet() == packet
-            place.broker.publish("t", b"x", qos=2)
+            disk.held = True
+            place.broker.publish("t", b"x", qos=2)  # its id must never mean another message
+            await place.until(lambda: disk.waiting)
+            await quiet(client)
+            await disk.commit()
             message = await client.message()
             client.send(ack(PUBREC, message[4]) * 2)
             await place.until(lambda: disk.waiting)
@@ -398,3 +402,57 @@ def test_a_restored_message_whose_packet_id_is_taken_waits_its_turn():
     assert [one.number for one in session.in_flight.values()] == [5]
     assert [one.number for one in session.backlog] == [5 + PACKET_IDS, 6 + PACKET_IDS]
     assert not session.backlog[0].sent
+
+
+def test_a_message_of_qos_0_that_is_replaced_takes_no_other_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.delivery.CONFLATE_FROM", 5)
+
+    async def scenario(database):
+        async with power(database) as (place, disk):
+            async with connected(place, "s", clean=False) as client:
+                await client.subscribe(("s/#", 0), ("q/#", 1))
+                client.writer.transport.pause_reading()
+                for _ in range(30):  # 20 on their way, never acknowledged
+                    place.broker.publish("q/fill", b"x", qos=1)
+                disk.held = True
+                place.broker.publish("s/1", b"old", retain=True)
+                place.broker.publish("q/precious", b"x", qos=1)
+                place.broker.publish("s/1", b"new", retain=True)
+                assert place.counters["fanout_conflated"] == 1
+            await disk.commit()
+        async with power(database) as (place, _), connected(place, "s", clean=False) as client:
+            topics = []
+            while len(topics) < 31:
+                message = await client.message()
+                topics.append(message[0])
+                client.send(ack(PUBACK, message[4]))
+            assert topics[-1] == "q/precious"
+
+    run(scenario, tmp_path)
+
+
+def test_the_id_of_a_qos_2_message_is_not_given_to_another_after_a_power_cut(tmp_path):
+    """A receiver that holds the id would take the other for the same, and lose it."""
+
+    async def scenario(database):
+        seen = []
+        for number in range(3):
+            async with power(database) as (place, disk), connected(place, "s", clean=False) as client:
+                if number == 0:
+                    await client.subscribe(("t", 2))
+                disk.held = True
+                place.broker.publish("t", b"lost with the power", qos=2)
+                await quiet(client)  # so nobody can hold its id
+                await disk.commit()
+                while not seen or seen[-1][1] != b"lost with the power":
+                    seen.append(await client.message())
+                client.send(ack(PUBREC, seen[-1][4]))
+                await place.until(lambda: disk.waiting)
+                await disk.commit()
+                assert (await client.packet())[0] == PUBREL
+                client.send(ack(PUBCOMP, seen[-1][4]))
+                await client.ping()
+                seen.append((None, None))
+                await disk.commit()
+
+    run(scenario, tmp_path)
