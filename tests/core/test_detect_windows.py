@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import windows as w
-from gateway.core.arrivals import ARRIVALS_MIN, ArrivalBook
+from gateway.core.arrivals import ARRIVALS_MIN, ArrivalBook, RejectBook
 from gateway.core.baselines import BINS
 from gateway.core.herd import VIEW_MINUTES
 from gateway.core.motion import motion_grid_g
@@ -254,3 +254,31 @@ def test_views_are_copies():
     windows.feed([reading("A", 0, 41.0, second=30)])
     assert round(float(seen.temperature_c[0, -1]), 1) == 38.6
     assert msgspec.structs.replace(seen).animals == ("A",)
+
+
+def test_arrivals_told_together_teach_the_same_as_one_by_one():
+    rng = np.random.default_rng(4)
+    rows = rng.integers(0, 5, 400)
+    steps_s = rng.choice([0.0, 0.0, 0.4, 60.0, 900.0], 400)
+    at_s = np.cumsum(steps_s).tolist()
+    data_ms = [None if n % 17 == 0 else 1000 * n for n in range(400)]
+    one, other = ArrivalBook(5), ArrivalBook(5)
+    for row, s, ms in zip(rows.tolist(), at_s, data_ms, strict=True):
+        one.arrived(row, s, ms)
+    for start in range(0, 400, 57):
+        part = slice(start, start + 57)
+        other.arrived_all(rows[part], at_s[part], data_ms[part])
+    seen = [book.view(np.arange(5), at_s[-1], look=True) for book in (one, other)]
+    for name in seen[0].__struct_fields__:
+        assert np.array_equal(*(getattr(arrivals, name) for arrivals in seen), equal_nan=True), name
+    assert seen[0].gap_new.all()
+
+
+def test_verdicts_told_together_push_out_the_oldest():
+    book = RejectBook(2)
+    for minute in range(4):
+        book.refused(0, minute, 50.0, hot=False)
+    book.accepted(np.array([0] * 8 + [1] * 30))
+    assert book.view(np.array([0, 1]), 10).temperature_n.tolist() == [2, 0]
+    book.accepted(np.array([0] * 50))
+    assert book.view(np.array([0]), 10).temperature_n.tolist() == [0]

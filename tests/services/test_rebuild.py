@@ -66,6 +66,7 @@ class Barn:
     def commit(self, made) -> None:
         self.store(made)
         self.detect.committed(made)
+        self.detect.feed()  # the tests look into the windows without a run
 
     def close(self) -> None:
         self.detect.close()
