@@ -4,10 +4,10 @@
 lock of services/detect keeps the two apart. Pure: no clock, no store.
 
 Memory per animal:
-  minute ring  480 × 30 B                                   = 14,400 B
-  hourly bins  360 × (hour 4 + n 4 + sum 8 + motion 2 + 4 + tainted 1) B = 8,280 B
-  arrivals, rejects, spans                                  about 200 B
-so 22.9 KB, 23 MB for 1000 animals (capacity 1024: 23.4 MB), 114 MB for the 5000 of decision 9.
+  minute ring  480 × 20 B                = 9,600 B
+  hourly bins  360 × 16 B                = 5,760 B
+  arrivals, rejects, spans               about 150 B
+so 15.5 KB, 15.5 MB for 1000 animals (capacity 1024: 15.9 MB), 78 MB for the 5000 of decision 9.
 """
 
 from __future__ import annotations
