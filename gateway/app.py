@@ -262,7 +262,7 @@ class Gateway:
 
     async def _restore_broker(self) -> None:
         """Sessions and retained messages of the last run; clients come in later."""
-        state = await self.database.read(partial(load, bounds=wiring.state_bounds()))
+        state = await self.database.read(partial(load, bounds=wiring.state_bounds(self.config)))
         if state.left_out:
             log.warning("%d rows of kept MQTT sessions and messages make no sense: left out", state.left_out)
         self.broker.restore(state)

@@ -77,6 +77,7 @@ def _counters(gateway: Gateway) -> dict[str, dict[str, int]]:
             "slowest_write_ms": round(database.slowest_write_s * 1000),
         },
         "broker": {**gateway.broker.gauges, **gateway.broker.counters},
+        "logins": dict(gateway.admission.access.counters),
         "housekeeping": dict(gateway.housekeep.counters),
         "backups": {"done": backups.done, "failed": backups.failed, "given_up": backups.given_up},
         "detectors": dict(gateway.detect.counters),

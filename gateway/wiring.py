@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import ssl
-from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,7 +20,6 @@ from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
 from gateway.core.retention import part_bytes
 from gateway.core.topics import RouteTable, default_routes
-from gateway.drivers import event_loop as loop_driver
 from gateway.drivers import logfile
 from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker import limits
@@ -225,10 +223,10 @@ def door_limits(config: Config) -> DoorLimits:
     )
 
 
-def state_bounds() -> StateBounds:
+def state_bounds(config: Config) -> StateBounds:
     """What the broker keeps at most, and so what is read back."""
     return StateBounds(
-        sessions=limits.SESSIONS_MAX,
+        sessions=door_limits(config).sessions_max,
         filters=limits.FILTERS_PER_CLIENT_MAX,
         waiting=limits.BACKLOG_MESSAGES_MAX + limits.DELIVERY_IN_FLIGHT_MAX,
         waiting_bytes=limits.BACKLOG_BYTES_MAX,
@@ -236,11 +234,6 @@ def state_bounds() -> StateBounds:
         retained=limits.RETAINED_MESSAGES_MAX,
         retained_bytes=limits.RETAINED_BYTES_MAX,
     )
-
-
-def event_loop() -> Callable[[], AbstractEventLoop]:
-    """What makes the event loop of a gateway in a barn."""
-    return loop_driver.factory()
 
 
 def machine_clock() -> Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.cli.main import main
+from gateway.cli.run import plainly_asked
 from gateway.config import Config, load
 from gateway.demo import FOLDER, demo_config
 from gateway.errors import NetworkError, StoreError
@@ -69,3 +71,36 @@ def test_the_demo_sends_nothing_upstream_and_listens_on_this_machine_only(
     assert Path(demo.database.path).parent == FOLDER
     same = msgspec.structs.asdict(demo_config(Config()))
     assert same["mqtt"] == Config().mqtt
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("run", (None, False)),
+        ("run --demo", (None, True)),
+        ("run --config a.yaml --demo", (Path("a.yaml"), True)),
+        ("run -c a.yaml", (Path("a.yaml"), False)),
+        ("run --config", None),
+        ("run --config --demo", None),
+        ("run --help", None),
+        ("run a.yaml", None),
+        ("check a.yaml", None),
+        ("", None),
+    ],
+)
+def test_a_service_start_is_read_without_typer(words: str, asked: tuple[Path | None, bool] | None) -> None:
+    assert plainly_asked(words.split()) == asked
+
+
+def test_a_running_gateway_does_not_carry_pydantic(tmp_path: Path) -> None:
+    """11 MB of RSS for months, loaded to read two options."""
+    code = (
+        "import sys; sys.argv = ['barn-gateway', 'run', '--config', 'nothing.yaml']\n"
+        "from gateway.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'pydantic' in sys.modules)\n"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["1", "False"]
+    assert "nothing.yaml" in done.stderr

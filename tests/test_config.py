@@ -117,7 +117,7 @@ def test_document_0_hardened_loads_and_says_what_is_not_there_yet(tmp_path: Path
     assert (config.database.timeout_s, config.database.enable_wal) == (30.0, True)
     assert (config.performance.max_queue_size, config.performance.cache_max_size) == (1000, 100)
     notes = {note.path: note.text for note in loaded.notes}
-    assert "no TLS yet" in notes["mqtt.use_tls"]
+    assert "TLS is broker.tls" in notes["mqtt.use_tls"]
     assert "barn-gateway device add" in notes["mqtt.username"]
 
 

@@ -137,7 +137,7 @@ panel: 5
         ("broker:\n  host: barn.local", '2: broker.host: "barn.local" is no address of this machine'),
         (
             "mqtt:\n  use_tls: true\nbroker:\n  host: 0.0.0.0\n  allow_anonymous: true",
-            "2: mqtt.use_tls: the embedded broker cannot do this yet",
+            "2: mqtt.use_tls: the listener of broker.host is the unencrypted one",
         ),
         (
             "mqtt: {username: a, password: b}\nbroker: {host: 192.0.2.7, allow_anonymous: true}",

@@ -120,7 +120,11 @@ def options(
 def main() -> None:
     """Run a command; a fault becomes one sentence on stderr and its exit code."""
     try:
-        app()
+        asked = run.plainly_asked(sys.argv[1:])
+        if asked is not None:
+            run.run(*asked)
+        else:
+            app()
     except SystemExit as end:
         if end.code == TYPER_USAGE_ERROR:
             sys.exit(ConfigError.exit_code)

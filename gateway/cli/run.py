@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -18,7 +19,7 @@ from gateway.config import Config
 from gateway.demo import demo_clock, demo_config, simulated_herd
 from gateway.errors import GatewayError
 from gateway.opening import StopAskedError
-from gateway.wiring import event_loop, machine_clock, service_log
+from gateway.wiring import machine_clock, service_log
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,36 @@ def run(
         for note in notes:
             log.warning("%s", note)
         try:
-            with asyncio.Runner(loop_factory=event_loop()) as runner:
-                runner.run(_serve(settings, demo=demo))
+            asyncio.run(_serve(settings, demo=demo))
         except StopAskedError as end:
             log.info("%s", end)
         except GatewayError as error:
             log.critical("%s", error)
             raise
+
+
+def plainly_asked(arguments: list[str]) -> tuple[Path | None, bool] | None:
+    """`run` with its options as a service gives them: configuration file, and whether it is the demo.
+
+    Read here, because the process lives for months: typer loads pydantic to read them, 11 MB of RSS.
+
+    Returns:
+        None for another command, `--help`, and whatever typer should answer.
+    """
+    if arguments[:1] != ["run"]:
+        return None
+    file: Path | None = None
+    demo = False
+    words = iter(arguments[1:])
+    for word in words:
+        if word == "--demo":
+            demo = True
+            continue
+        value = next(words, "") if word in {"--config", "-c"} else ""
+        if not value or value.startswith("-"):
+            return None
+        file = Path(value)
+    return file, demo
 
 
 async def _serve(config: Config, *, demo: bool) -> None:

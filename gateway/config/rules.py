@@ -65,8 +65,8 @@ def _mqtt(config: Config) -> Iterator[Contradiction]:
     if mqtt.use_tls:
         yield Contradiction(
             ("mqtt.use_tls", "broker.host"),
-            "the embedded broker cannot do this yet, and broker.host opens it to the network; "
-            "set broker.host: 127.0.0.1, or remove this key to accept an open broker knowingly",
+            "the listener of broker.host is the unencrypted one; write broker.tls.enabled: true and "
+            "broker.host: 127.0.0.1, or remove this key to accept readings in the clear knowingly",
         )
     if mqtt.username and config.broker.allow_anonymous:
         yield Contradiction(
@@ -231,10 +231,10 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
                 ("broker.open_topics",),
                 "lets the network use topics the gateway does not know; [] leaves its own only",
             )
-    elif mqtt.use_tls:
+    elif mqtt.use_tls and not broker.tls.enabled:
         yield Contradiction(
             ("mqtt.use_tls",),
-            f"the embedded broker has no TLS yet; it listens unencrypted, on {broker.host} only",
+            f"has no effect: {broker.host}:{config.broker_port} is unencrypted; TLS is broker.tls",
         )
     if mqtt.username:
         yield Contradiction(

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from gateway.core.broker_changes import folded
 from gateway.core.broker_state import (
     BrokerState,
     Change,
@@ -56,7 +55,7 @@ def apply(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
     Changes of a session that is not known are nothing, but for the one that begins it.
     """
     sessions: dict[str, int | None] = {}
-    for change in folded(changes):
+    for change in changes:
         if isinstance(change, Retained):
             _retain(db, change.message)
             continue

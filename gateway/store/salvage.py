@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -25,6 +26,10 @@ RECORDS_S_MAX = 4.0
 """What salvaging records may add to an opening; the gateway must be up within 10 s. A Pi 4 moves
 about 10,000 rows a second: 40,000 alerts, events and dead letters, newest first. Older ones of a
 store with more stay in the damaged file, and the alert says so."""
+
+READABLE_ROWS_MAX = 65_536
+"""Rows of a table of names, counters or cursors: twice the animals that a reading's key has room for
+(15 bits). Pages that lead back to themselves have no end."""
 
 Tables = dict[str, list[Gap]]
 """Table → keys to read. As what was lost in one source, it is what to look for in the next."""
@@ -195,9 +200,9 @@ def animal_names(source: sqlite3.Connection) -> dict[int, str]:
 
 
 def readable(source: sqlite3.Connection, query: str) -> Iterator[Row]:
-    """The rows of a query up to the first damage."""
+    """The rows of a query up to the first damage, `READABLE_ROWS_MAX` at most."""
     try:
-        yield from source.execute(query)
+        yield from islice(source.execute(query), READABLE_ROWS_MAX)
     except sqlite3.DatabaseError:
         return
 
@@ -239,9 +244,8 @@ def _fits(records: _Records, row: Row) -> bool:
 
 def _copy_counters(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
     """What was dropped in the life of the store goes on being told; claims go on being counted."""
-    query = "SELECT key, value FROM meta WHERE key LIKE '%dropped%'"
-    for key, value in readable(source, query):
-        if type(key) is str and type(value) is int and value >= 0:
+    for key, value in readable(source, "SELECT key, value FROM meta"):
+        if type(key) is str and "dropped" in key and type(value) is int and value >= 0:
             db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
     claimed = "SELECT value FROM meta WHERE key = 'claims'", "SELECT rev FROM dirty WHERE hour = 0"
     for query in claimed:  # the second as version 1 kept it

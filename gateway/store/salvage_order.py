@@ -7,6 +7,7 @@ out, and the keys between its neighbours are told as lost, for that is where it 
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,15 @@ order without them is the longer one. 512 readings are 0.5 MB, 512 packed hours 
 STRAYED = 8
 """By how many rows the order must be longer without the last row that was believed than after it,
 until that one was the lie: more than one, for the one false row of a page that is good may be next."""
+ASTRAY_ROWS = 512
+"""Rows left out after which a walk ends as at damage: so many in succession (5 pages of readings), or so
+many more in all than it believed. A copy of an inner page below itself leads to the same pages again, 20
+levels deep (SQLite's limit), two copies 2^20 times. So a walk meets at most 2 × believed + 2 × 512 rows,
+whatever the pages lead to, each at most 20 pages below the root; behind its end the table is read from
+the other side."""
+TURNS_MAX = 16
+"""How often a walk may find that what it believed was the lie. Keys go one way between two turns, so
+it believes no more than 17 × the rows there are."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -44,6 +54,7 @@ class Order:
 
     Attributes:
         at: the key of the last row that was believed; `start` before the first.
+        astray: whether the walk meets little that is new, and is to end here.
     """
 
     def __init__(self, low: Key, high: Key, start: Key, lost: list[Gap], *, down: bool) -> None:
@@ -54,6 +65,22 @@ class Order:
         self._begun = False
         self._omitted = False
         self._window: list[Row] = []
+        self._twin = False
+        self._believed_n = self._left_out_n = self._in_succession_n = 0
+        self._furthest: Key | None = None
+        """Where the walk was before it turned back, until it is beyond that."""
+        self._ground = [array("q")]
+        """Of every `STRAYED`th row believed the first key column, ascending; another array for each turn.
+        One byte a row: 14 MB for two days of 5,000 animals, 0.6 MB for 200."""
+
+    @property
+    def astray(self) -> bool:
+        """By the bounds of `ASTRAY_ROWS` and `TURNS_MAX`."""
+        return (
+            self._in_succession_n > ASTRAY_ROWS
+            or self._left_out_n > self._believed_n + ASTRAY_ROWS
+            or len(self._ground) > TURNS_MAX + 1
+        )
 
     def add(self, row: Row) -> list[Row]:
         """Take the next row; returns those that are believed by now."""
@@ -66,39 +93,84 @@ class Order:
         Args:
             complete: it came to its end, not to damage (what is lost beside that is told by others).
         """
-        settled = self._settle(len(self._window))
-        if self._omitted and complete:
-            self._tell(self._low if self._sign < 0 else self._high)
+        settled = self._settle(len(self._window), to_damage=not complete)
+        if complete:
+            end = self._low if self._sign < 0 else self._high
+            if self._omitted:
+                self._tell(end)
+            self._tell_beyond_furthest(end)
         return settled
 
-    def _settle(self, count: int) -> list[Row]:
+    def _settle(self, count: int, *, to_damage: bool = False) -> list[Row]:
         keys = [row[: len(self._low)] for row in self._window]
         believed = self._believed(keys)
+        if to_damage:
+            self._leave_what_the_last_rows_contest(keys, believed)
         settled = []
         for n, row in enumerate(self._window[:count]):
             if n not in believed:
                 self._omitted = True
+                self._left_out_n += 1
+                self._in_succession_n += 1
                 continue
-            if self._omitted:
+            self._tell_beyond_furthest(keys[n])
+            if self._omitted or believed[n] > self._twin:
                 self._tell(keys[n])
-            self.at, self._begun, self._omitted = keys[n], True, False
+            self.at, self._begun, self._omitted, self._twin = keys[n], True, False, believed[n]
             settled.append(row)
+            self._believed_n += 1
+            self._in_succession_n = 0
+            if self._believed_n % STRAYED == 0:
+                self._ground[-1].append(self._sign * self.at[0])
         del self._window[:count]
         return settled
 
-    def _believed(self, keys: list[Key]) -> set[int] | range:
-        """Places of the rows without which the order would be shorter."""
+    def _believed(self, keys: list[Key]) -> dict[int, bool]:
+        """Places of the rows without which the order would be shorter, and whether they stand twice."""
         fit = [n for n, key in enumerate(keys) if fits(key, self._low, self._high)]
         along = {n: tuple(self._sign * part for part in keys[n]) for n in fit}  # ascending either way
         last = tuple(self._sign * part for part in self.at)
         line = [last, *along.values()] if self._begun else list(along.values())
         if len(fit) == len(keys) and all(one < other for one, other in pairwise(line)):
-            return range(len(keys))
+            return dict.fromkeys(range(len(keys)), False)
         following = [n for n in fit if not self._begun or last < along[n]]
         if _length([along[n] for n in fit]) > _length([along[n] for n in following]) + STRAYED:
-            following = fit
-            self.at, self._omitted = self._start, True
-        return {following[n] for n in _in_every_longest([along[n] for n in following])}
+            back = [n for n in fit if along[n] <= last]
+            if not any(self._been_at(along[n][0]) for n in back):
+                following = fit
+                self._ground.append(array("q"))
+                self._furthest = max(self._furthest or last, last)
+                self.at, self._omitted = self._start, True
+        found = _in_every_longest([along[n] for n in following], [self._window[n] for n in following])
+        return {following[n]: twin for n, twin in found.items()}
+
+    def _been_at(self, part: int) -> bool:
+        """Whether a key of this kind was believed: its page comes again, there is nothing to turn to."""
+        places = ((keys, bisect_left(keys, part)) for keys in self._ground)
+        return any(place < len(keys) and keys[place] == part for keys, place in places)
+
+    def _leave_what_the_last_rows_contest(self, keys: list[Key], believed: dict[int, bool]) -> None:
+        """A page of another place before damage may look as good as the page after it: both are left.
+
+        The walk ends before them then, so that both are sought.
+        """
+        along = [
+            tuple(self._sign * part for part in key) if fits(key, self._low, self._high) else None
+            for key in keys
+        ]
+        behind = range(max(believed, default=-1) + 1, len(keys))
+        contesting = [key for n in behind if (key := along[n]) is not None]
+        if len(contesting) > STRAYED and not any(self._been_at(key[0]) for key in contesting):
+            first = min(contesting)
+            for n in [n for n in believed if (along[n] or first) >= first]:
+                del believed[n]
+
+    def _tell_beyond_furthest(self, key: Key) -> None:
+        along = tuple(self._sign * part for part in key)
+        if self._furthest is not None and along > self._furthest:
+            low, high = sorted((self._sign * self._furthest[0], key[0]))
+            self._lost.append(Gap(low, high))
+            self._furthest = None
 
     def _tell(self, key: Key) -> None:
         low, high = sorted((self.at[0], key[0]))
@@ -125,8 +197,14 @@ def _length(keys: list[Key]) -> int:
     return max(_ranks(keys), default=-1) + 1
 
 
-def _in_every_longest(keys: list[Key]) -> list[int]:
-    """Places of the keys that every longest ascending order has; which of two is the lie is not guessed."""
+def _in_every_longest(keys: list[Key], rows: list[Row]) -> dict[int, bool]:
+    """Places of the keys that every longest ascending order has; which of two is the lie is not guessed.
+
+    The same row twice is none: the first is taken.
+
+    Returns:
+        Place → whether the row stands twice (which of the places is its own is not guessed, either).
+    """
     before = _ranks(keys)
     behind = _ranks([tuple(-part for part in key) for key in reversed(keys)])[::-1]
     longest = max(before, default=-1)
@@ -134,4 +212,8 @@ def _in_every_longest(keys: list[Key]) -> list[int]:
     for n in range(len(keys)):
         if before[n] + behind[n] == longest:
             by_rank.setdefault(before[n], []).append(n)
-    return [places[0] for places in by_rank.values() if len(places) == 1]
+    return {
+        places[0]: len(places) > 1
+        for places in by_rank.values()
+        if all(rows[n] == rows[places[0]] for n in places[1:])
+    }

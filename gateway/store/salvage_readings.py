@@ -226,11 +226,15 @@ def _hot_pieces(
 
 def _likely_ms(source: sqlite3.Connection) -> list[int]:
     """Instants between the first and the last hour that any animal is known to have sent in."""
-    query = "SELECT min(first_hour), max(last_hour) + 1 FROM animals"
-    for first, end in readable(source, query):
-        if type(first) is int and type(end) is int and 0 <= first < end <= YEAR_2100_MS // HOUR_MS:
-            return [(first * LIKELY + (end - first) * n) * HOUR_MS // LIKELY for n in range(LIKELY + 1)]
-    return []
+    known = [
+        span
+        for span in readable(source, "SELECT first_hour, last_hour + 1 FROM animals")
+        if all(type(hour) is int for hour in span) and 0 <= span[0] < span[1] <= YEAR_2100_MS // HOUR_MS
+    ]
+    if not known:
+        return []
+    first, end = min(hour for hour, _ in known), max(hour for _, hour in known)
+    return [(first * LIKELY + (end - first) * n) * HOUR_MS // LIKELY for n in range(LIKELY + 1)]
 
 
 def _chunk_pieces(

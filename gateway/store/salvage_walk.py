@@ -48,7 +48,11 @@ def everything(table: Table) -> Gap:
 
 
 def rows(db: sqlite3.Connection, table: Table, lost: list[Gap], within: Gap | None = None) -> Iterator[Row]:
-    """Every row that can be read and believed, each once, the newest first (but for rows beside damage).
+    """Every row that can be read and believed, the newest first (but for rows beside damage).
+
+    Each comes once, but for pages that stand in the file more than once: theirs may come again.
+    What bounds it: each scan meets at most 2 × what it believes + 1,024 rows (`ASTRAY_ROWS`), and
+    each island is a row of its own, with at most 450 seeks and two scans.
 
     Args:
         db: the source.
@@ -57,23 +61,28 @@ def rows(db: sqlite3.Connection, table: Table, lost: list[Gap], within: Gap | No
         within: only keys in this gap; by default all.
     """
     span = within or everything(table)
-    low, high = _ends(table, span.after, KEY_MAX), _ends(table, span.before, KEY_MIN)
-    stuck = yield from _scan(db, table, (low, high), lost, _Way("DESC", _Place(high)))
-    if stuck is None:
+    low, end = _ends(table, span.after, KEY_MAX), _ends(table, span.before, KEY_MIN)
+    stuck, through = yield from _scan(db, table, (low, end), lost, _Way("DESC", _Place(end)))
+    if through:
         return
-    reached = yield from _scan(db, table, (low, stuck), lost, _Way("ASC", _Place(low), stop_known=True))
-    todo = [] if reached is None else [(reached, stuck)]
+    way = _Way("ASC", _Place(low), stop_known=True)
+    reached, through = yield from _scan(db, table, (low, stuck), lost, way)
+    if through and stuck != end:  # the page beside the damage is of another place: ours go on behind that
+        behind, to_the_end = yield from _scan(db, table, (stuck, end), lost, _Way("ASC", _Place(stuck)))
+        if not to_the_end:
+            lost.append(Gap(behind[0], end[0]))
+    todo = [(reached, stuck, through)]
     while todo:
-        low, high = todo.pop()
-        island = _seek(db, table, low, high)
+        low, high, through = todo.pop()
+        island = _seek(db, table, low, high) if low < high else None
         if island is None:
-            lost.append(Gap(low[0], high[0]))
+            if not through:
+                lost.append(Gap(low[0], high[0]))
             continue
         place = _Place(island, known=True)
-        top = yield from _scan(db, table, (low, high), lost, _Way("ASC", place, stop_known=True))
-        bottom = yield from _scan(db, table, (low, high), lost, _Way("DESC", place, stop_known=True))
-        todo += [(low, bottom)] if bottom else []
-        todo += [(top, high)] if top else []
+        top, up = yield from _scan(db, table, (low, high), lost, _Way("ASC", place, stop_known=True))
+        bottom, down = yield from _scan(db, table, (low, high), lost, _Way("DESC", place, stop_known=True))
+        todo += [(low, bottom, down), (top, high, up)]
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -98,18 +107,21 @@ def _ends(table: Table, first: int, rest: int) -> Key:
 
 def _scan(
     db: sqlite3.Connection, table: Table, ends: tuple[Key, Key], lost: list[Gap], way: _Way
-) -> Generator[Row, None, Key | None]:
+) -> Generator[Row, None, tuple[Key, bool]]:
     """Rows between two keys up to the first damage; a start that is known comes with those below it.
 
+    A walk that is astray ends, too: pages that lead back to pages it has been on have no end.
+
     Returns:
-        (as the generator's value) the last key read, or the start; None if it got through.
+        (as the generator's value) the last key read, or the start; whether it got through.
     """
     down, start = way.order == "DESC", way.start
     low, high = ends
     order = Order(low, high, start.key, lost, down=down)
     skipped = start.key if start.known and not down else None
     walk = _until(_walk(db, table, way), table, way, low if down else high)
-    while True:
+    complete = False
+    while not order.astray:
         try:
             settled = order.add(next(walk))
         except StopIteration as end:
@@ -118,13 +130,15 @@ def _scan(
         yield from (row for row in settled if row[: len(table.key)] != skipped)
     settled = order.rest(complete=complete)
     yield from (row for row in settled if row[: len(table.key)] != skipped)
-    return None if complete else order.at
+    return order.at, complete
 
 
 def _until(walk: Generator[Row, None, bool], table: Table, way: _Way, end: Key) -> Generator[Row, None, bool]:
-    """A walk up to its end: to the row there, or to the second in succession that is beyond.
+    """A walk up to its end: to the row that is known to be there, or to the second in succession beyond.
 
-    One alone may be a key that lies; rows beyond the ends of a table are passed on, and told then.
+    One alone may be a key that lies. Before a row that is known, many may: they are a page of another
+    place, and what stands behind it is ours again. Rows beyond the ends of a table are passed on, and
+    told then.
     """
     down = way.order == "DESC"
     if _is_open(table, end):
@@ -138,15 +152,12 @@ def _until(walk: Generator[Row, None, bool], table: Table, way: _Way, end: Key) 
         key = row[: len(table.key)]
         if all(type(part) is int for part in key) and (key <= end if down else key >= end):
             if way.stop_known and key == end:
+                return True
+            if not way.stop_known:
                 if beyond is not None:
-                    yield beyond
-                return True
-            if beyond is not None:
-                if way.stop_known:
-                    yield beyond
-                return True
-            beyond = row
-            continue
+                    return True
+                beyond = row
+                continue
         if beyond is not None:
             yield beyond
             beyond = None
@@ -156,35 +167,33 @@ def _until(walk: Generator[Row, None, bool], table: Table, way: _Way, end: Key) 
 def _walk(db: sqlite3.Connection, table: Table, way: _Way) -> Generator[Row, None, bool]:
     """Rows as the pages hold them, whatever their keys, up to the first damage.
 
-    A key that lies misleads a search as well: it must find the row it begins at, or it has not got
-    there.
+    The driver looks one row ahead, so the last row before damage is asked for alone, once: a search
+    finds a key that stands on two pages on the wrong one, too, and a walk that went on from there
+    would come to the damage again, and again.
 
     Returns:
         (as the generator's value) whether it got through.
     """
-    at, known, limit = way.start.key, way.start.known, -1
-    first = known  # the start itself is to be given, too
+    at, known, given, limit = way.start.key, way.start.known, False, -1
     while True:
-        met, got = not known, False
+        met = not known
         try:
             for row in _select(db, table, at, way.order, limit, known=known):
                 key = row[: len(table.key)]
                 if not met:
-                    if key != at:
+                    if key != at:  # a key that lies misleads a search
                         return False
                     met = True
-                    if not first:
+                    if given:
                         continue
-                at, known, first, got = key, True, False, True
+                at, known, given = key, True, True
                 yield row
         except sqlite3.DatabaseError:
             if limit != -1:
                 return False
-            limit = 2 if known and not first else 1  # the driver looks one row ahead: the last comes alone
+            limit = 2 if given else 1
         else:
-            if not met or limit == -1 or not got:
-                return met
-            limit = -1
+            return met and limit == -1
 
 
 def _seek(db: sqlite3.Connection, table: Table, low: Key, high: Key) -> Key | None:

@@ -84,12 +84,14 @@ def settings() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def gateway(clients: int, *, listeners: int = 0, tls: bool = False) -> Iterator[Contestant]:
-    """A fresh gateway that knows its clients by their passwords."""
+def gateway(
+    clients: int, *, listeners: int = 0, tls: bool = False, herd: bool = False
+) -> Iterator[Contestant]:
+    """A fresh gateway that knows its clients by their passwords; `herd`: each speaks for any animal."""
     raise_file_limit()
     with tempfile.TemporaryDirectory() as home:
         port, tls_port, sections = free_port(), free_port(), settings()
-        devices = register(Path(home), clients, listeners)
+        devices = register(Path(home), clients, listeners, herd=herd)
         folder = Path(home) / "certificates"
         if tls:
             certificates(folder)
@@ -104,9 +106,10 @@ def gateway(clients: int, *, listeners: int = 0, tls: bool = False) -> Iterator[
             )
 
 
-def register(home: Path, clients: int, listeners: int = 0) -> Path:
+def register(home: Path, clients: int, listeners: int = 0, *, herd: bool = False) -> Path:
     """Enter the clients of a `Plan` as devices of the gateway in `home`; returns their passwords' file."""
-    sensors = _command(home, "device", "add", f"COW_0000..COW_{clients - 1:04d}", "--json")
+    role = ("--role", "concentrator", "--speaks-for", "all") if herd else ()
+    sensors = _command(home, "device", "add", f"COW_0000..COW_{clients - 1:04d}", *role, "--json")
     names = [f"COW-listener-{number}" for number in range(listeners)]
     people = _command(home, "device", "add", *names, "--role", "operator", "--json") if names else []
     found = [Device(one["id"], one["id"], one["password"]) for one in map(json.loads, (*sensors, *people))]

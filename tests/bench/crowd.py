@@ -1,7 +1,9 @@
 """`python -m tests.bench crowd`: what a reading costs when ever more connections bring the same number.
 
-One open loop of the same total rate, over 100, 1000 and 5000 connections; CPU of the gateway between "all
-are connected" and "all is stored". A connection is a collar, so the animals grow with them.
+One open loop of the same total rate and the same herd of 5000 animals, over 100, 1000 and 5000
+connections; CPU of the gateway between "all are connected" and "all is stored". So it is the connections
+that grow and nothing else; what more animals cost the detectors, the last line tells: as many as
+connections.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from tests.bench.processes import about_load, middle, running_load
 
 CONNECTIONS = (100, 1000, 5000)
 RATE = 2000.0
+HERD = 5000
 BAR = 1.3
 
 
-def one_round(connections: int, seconds: int) -> dict[str, float]:
-    plan = Plan(0, connections, round(RATE * seconds / connections), in_flight=65535, rate=RATE)
-    with gateway(connections) as peer, running_load(peer.takes(plan)) as load:
+def one_round(connections: int, seconds: int, herd: int) -> dict[str, float]:
+    count = round(RATE * seconds / connections)
+    plan = Plan(0, connections, count, in_flight=65535, rate=RATE, herd=herd)
+    with gateway(connections, herd=bool(herd)) as peer, running_load(peer.takes(plan)) as load:
         start_s = peer.cpu_s()
         load.step("connect")
         connected_s = peer.cpu_s()
@@ -44,7 +48,7 @@ def main(arguments: list[str]) -> None:
     rounds: dict[int, list[dict[str, float]]] = {connections: [] for connections in CONNECTIONS}
     for _ in range(options.rounds):
         for connections, every in rounds.items():
-            every.append(one_round(connections, options.seconds))
+            every.append(one_round(connections, options.seconds, HERD))
     costs_us = []
     for connections, every in rounds.items():
         figures = middle(every)
@@ -56,4 +60,6 @@ def main(arguments: list[str]) -> None:
             f"{about_load(figures)}"
         )
     growth = costs_us[-1] / costs_us[0]
+    small = middle([one_round(CONNECTIONS[0], options.seconds, 0) for _ in range(options.rounds)])
     print(f"  grows {growth:.2f} times from {CONNECTIONS[0]} to {CONNECTIONS[-1]} (bar {BAR})")
+    print(f"  with {CONNECTIONS[0]} connections and {CONNECTIONS[0]} animals: {small['cost_us']:.0f} µs")

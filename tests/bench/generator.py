@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.load import Publisher, connect_packet, packets_of, subscribe_packet
+from tests.bench.load import Publisher, connect_packet, packets_of, publish_packet, subscribe_packet
 
 STEP_S_MAX = 300.0
 CONNECTING_MAX = 50
@@ -42,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     Args:
         port: of the broker, on loopback.
-        clients: that publish, a connection and an animal each.
+        clients: that publish, a connection each; and an animal each, unless there is a herd.
         count: readings each.
         in_flight: unacknowledged readings of each at most; a closed loop.
         rate: readings a second of all together: an open loop, that does not wait for acknowledgements.
@@ -51,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True):
         cafile: speak TLS and trust this authority.
         clean: whether sessions end with the connection.
         name: client ids are this and a number.
+        herd: animals that the clients share out and speak for in turn; 0 = one each, named like it.
     """
 
     port: int
@@ -65,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True):
     cafile: str | None = None
     clean: bool = True
     name: str = "COW"
+    herd: int = 0
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -138,6 +140,17 @@ class Listener(asyncio.Protocol):
             self.ready.set_exception(exc or ConnectionError("closed by the broker"))
 
 
+def herd_packets(client: int, plan: Plan) -> list[bytes]:
+    """What client `client` publishes: a reading of each of its animals, then the next of each."""
+    share = plan.herd // plan.clients
+    return [
+        publish_packet(
+            f"COW_{client + number % share * plan.clients:04d}", number // share, number % 65535 + 1
+        )
+        for number in range(plan.count)
+    ]
+
+
 class Generator:
     """One load and its steps."""
 
@@ -160,7 +173,10 @@ class Generator:
             names = [one.client_id for one in devices[: plan.clients]]
             listening = [one.client_id for one in devices[plan.clients : plan.clients + plan.listeners]]
             logins = {one.client_id: (one.username, one.password) for one in devices}
-        self._packets = [packets_of(name, plan.count) for name in names]
+        self._packets = [
+            herd_packets(number, plan) if plan.herd else packets_of(name, plan.count)
+            for number, name in enumerate(names)
+        ]
         hello = [connect_packet(name, logins.get(name), clean=plan.clean) for name in names + listening]
         self._hello, self._hello_listeners = hello[: plan.clients], hello[plan.clients :]
 

@@ -1,4 +1,4 @@
-"""What the broker keeps over a restart: tables, folding, and rows that somebody else has written."""
+"""What the broker keeps over a restart: tables, and rows that somebody else has written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.broker_changes import folded
 from gateway.core.broker_state import (
     BrokerState,
     Change,
@@ -159,14 +158,10 @@ def test_what_is_said_again_writes_nothing(con: sqlite3.Connection) -> None:
         IdTaken("tablet", 65_535),
         retained("barn/door"),  # a state that is published again
         retained("barn/nothing", b""),
-        Queued("tablet", 11, message()),  # came and went within the window
-        Received("tablet", 11),
-        Done("tablet", 11),
         Done("tablet", 99),
     ]
-    for change in again[:-4]:
+    for change in again:
         broker_state.apply(con, [change])
-    broker_state.apply(con, again[-4:])
     assert con.total_changes == before
 
 
@@ -300,23 +295,6 @@ def test_no_sequence_whatever_makes_a_commit_fail(changes: list[Change]) -> None
         broker_state.apply(db, changes)
         broker_state.apply(db, list(reversed(changes)))
         found(db)
-
-
-@settings(max_examples=100, deadline=None)
-@given(_any.map(as_a_broker_says_it))
-def test_folding_leaves_little_and_nothing_to_fold(changes: list[Change]) -> None:
-    left = folded(changes)
-    assert folded(left) == left
-    assert {id(one) for one in left} <= {id(one) for one in changes}
-    whole, little = Model(), Model()
-    for change in changes:
-        whole.apply(change)
-    for change in left:
-        little.apply(change)
-    assert little.state() == whole.state()
-    said = [(type(one), getattr(one, "client_id", None)) for one in left]
-    assert said.count((SessionSeen, "a")) <= 1
-    assert said.count((Queued, "a")) == len(whole.sessions["a"].waiting if "a" in whole.sessions else ())
 
 
 # Rows of others ------------------------------------------------------------------------------------

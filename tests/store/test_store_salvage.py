@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.alerts import Alert, State
@@ -657,6 +657,9 @@ BLOCKS = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(blocks=BLOCKS)
+@example(blocks=[("stale", 436, 257)])
+@example(blocks=[("zero", 47, 1), ("stale", 436, 257)])  # the copy stands before damage
+@example(blocks=[("stale", 436, 20), ("stale", 462, 20)])  # the inner page twice below itself
 def test_no_damage_of_whole_blocks_stops_the_start_or_makes_up_a_reading(
     tmp_path: Path, barn: Barn, blocks: list[tuple[str, int, int]]
 ) -> None:

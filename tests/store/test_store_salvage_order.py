@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from gateway.core.readings import Reading
-from gateway.store import newest, readings
+from gateway.store import newest, readings, salvage_walk
 from gateway.store.database import Database
 from gateway.store.salvage import Tally
 from gateway.store.salvage_order import JUDGED_TOGETHER, STRAYED, Gap, Order, Row
 from gateway.store.salvage_readings import HOT, Source, spans_ms
-from gateway.store.salvage_walk import rows
+from gateway.store.salvage_walk import Table, rows
 from tests.store import damage
 from tests.store.damage import PAGE
 
@@ -74,14 +76,16 @@ def key_places(data: bytes, leaf: int) -> list[int]:
     return [(leaf - 1) * PAGE + cell + 1 for cell in cells]
 
 
-def read(path: Path, data: bytes, within: Gap | None = None) -> tuple[list[int], list[Gap]]:
+def read(
+    path: Path, data: bytes, within: Gap | None = None, table: Table = HOT, *, twice: bool = False
+) -> tuple[list[int], list[Gap]]:
     """The keys that a walk believes, and what it tells as lost."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     lost: list[Gap] = []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        found = [row[0] for row in rows(db, HOT, lost, within)]
-    assert len(set(found)) == len(found)
+        found = [row[0] for row in rows(db, table, lost, within)]
+    assert len(set(found)) == len(found) or twice
     return found, lost
 
 
@@ -158,6 +162,101 @@ def test_a_page_of_another_place_is_left_out_and_told(path: Path, barn: Barn) ->
     rows_of = damage.leaves(data, barn.leaves[20])[barn.leaves[20]]
     assert set(found) <= set(barn.keys)
     assert len(found) == len(barn.keys) - rows_of
+    assert untold(barn, found, lost) == []
+
+
+# --- pages that lead back to where the walk has been -----------------------------------------------
+
+
+class Met:
+    """How many rows the walks of a salvage were given, and by how many statements."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = self.statements = 0
+        self._select = salvage_walk._select
+        monkeypatch.setattr(salvage_walk, "_select", self.select)
+
+    def select(self, *args: Any, **rest: Any) -> Iterator[Row]:
+        self.statements += 1
+        for row in self._select(*args, **rest):
+            self.rows += 1
+            assert self.rows <= ENDLESS, "the walk does not end"
+            yield row
+
+
+ENDLESS = 40_000
+"""A table of 2,400 rows: ten scans that meet each row twice, and 1,024 more each, are 34,240."""
+STATEMENTS_MAX = 4_000
+"""450 seeks for each of eight gaps."""
+
+
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_copy_of_any_page_on_any_other_is_walked_in_bounds_and_costs_what_it_covers(
+    path: Path, barn: Barn, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(barn.data)
+    root = damage.root_of(path, HOT.name)
+    rows_of = damage.leaves(barn.data, root)
+    for covered in (root, *barn.leaves):
+        for copied in range(1, len(barn.data) // PAGE + 1):
+            if copied == covered or (copied != root and (copied + covered) % every):
+                continue
+            with monkeypatch.context() as patch:
+                met = Met(patch)
+                data = damage.replaced(barn.data, covered, damage.page_of(barn.data, copied))
+                found, lost = read(path, data)
+                assert met.statements <= STATEMENTS_MAX, (covered, copied)
+            if covered != root and damage.page_of(barn.data, copied)[0] in {damage.LEAF, damage.INTERIOR}:
+                assert set(found) <= set(barn.keys), (covered, copied)
+                assert len(found) >= len(barn.keys) - rows_of[covered], (covered, copied)
+                assert untold(barn, found, lost) == [], (covered, copied)
+
+
+@pytest.mark.parametrize("copies", [2, 3, 8])
+def test_copies_of_an_inner_page_below_itself_end_the_walk_and_cost_only_what_they_cover(
+    path: Path, barn: Barn, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite alone goes down 20 levels, and into each copy on each of them."""
+    path.parent.mkdir()
+    path.write_bytes(barn.data)
+    root = damage.root_of(path, HOT.name)
+    covered = barn.leaves[2 :: len(barn.leaves) // copies][:copies]
+    data = barn.data
+    for leaf in covered:
+        data = damage.replaced(data, leaf, damage.page_of(barn.data, root))
+    Met(monkeypatch)
+    hints = tuple(barn.keys[::20])
+    found, lost = read(path, data, table=msgspec.structs.replace(HOT, hints=hints))
+    rows_of = damage.leaves(barn.data, root)
+    assert len(found) == len(barn.keys) - sum(rows_of[leaf] for leaf in covered)
+    assert untold(barn, found, lost) == []
+
+
+def test_a_page_of_another_place_before_damage_does_not_lead_the_walk_round(
+    path: Path, barn: Barn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search for the last key before the damage finds the page it was copied from."""
+    data = damage.replaced(barn.data, barn.leaves[5], damage.page_of(barn.data, barn.leaves[15]))
+    Met(monkeypatch)
+    found, lost = read(path, damage.zeroed(data, barn.leaves[4]))
+    assert len(found) >= len(barn.keys) - len(key_places(barn.data, barn.leaves[4])) - len(
+        key_places(barn.data, barn.leaves[5])
+    )
+    assert untold(barn, found, lost) == []
+
+
+@pytest.mark.parametrize("of", [3, 20])
+def test_rows_above_a_page_of_another_place_beside_damage_are_read(path: Path, barn: Barn, of: int) -> None:
+    """Walked from above it looks like the next page, and from below the walk seems to meet it.
+
+    Its own rows may come from both places.
+    """
+    data = damage.replaced(barn.data, barn.leaves[15], damage.page_of(barn.data, barn.leaves[of]))
+    found, lost = read(path, damage.zeroed(data, barn.leaves[14]), twice=True)
+    first = sum(len(key_places(barn.data, leaf)) for leaf in barn.leaves[:14])
+    gone = sum(len(key_places(barn.data, leaf)) for leaf in barn.leaves[14:16])
+    assert set(barn.keys) - set(found) == set(barn.keys[first:][:gone])
     assert untold(barn, found, lost) == []
 
 

@@ -20,6 +20,7 @@ from gateway.drivers.broker.limits import (
     CONFLATE_FROM,
     DELIVERY_IN_FLIGHT_MAX,
     MESSAGE_OVERHEAD_BYTES,
+    RETAINED_DUE_BYTES,
 )
 from gateway.drivers.broker.packets import publish_packet
 from gateway.drivers.broker.session import Outgoing, Session
@@ -64,6 +65,21 @@ class Delivery:
             session.latest[message.topic] = outgoing
         self.pump(session)
         return message.qos > 0 and session.keeps
+
+    def offer_retained(self, session: Session, topics: list[str], qos: int) -> None:
+        """Send the retained messages of these topics as the client takes them, with the lower of two QoS."""
+        due = session.retained_due
+        for topic in topics:
+            if topic in due:
+                due[topic] = max(qos, due[topic])
+            elif self._waiting_bytes + RETAINED_DUE_BYTES <= BACKLOG_BYTES_MAX:
+                due[topic] = qos
+                self._waiting_bytes += RETAINED_DUE_BYTES
+            elif session.outlet is not None:
+                self._counters["slow_subscribers"] += 1
+                session.outlet.too_slow()
+                return
+        self.pump(session)
 
     def _append(self, session: Session, message: Message) -> Outgoing:
         outgoing = Outgoing(session.next_number, message)
@@ -121,6 +137,7 @@ class Delivery:
         while session.retained_due:
             topic = next(iter(session.retained_due))
             granted = session.retained_due.pop(topic)
+            self._waiting_bytes -= RETAINED_DUE_BYTES
             held = self._retained.get(topic)
             if held is not None:
                 self._append(session, Message(topic, held.payload, min(granted, held.qos), retain=True))
@@ -239,6 +256,7 @@ class Delivery:
         """The session is over."""
         for outgoing in (*session.in_flight.values(), *session.backlog):
             self._waiting_bytes -= _size(outgoing.message)
+        self._waiting_bytes -= RETAINED_DUE_BYTES * len(session.retained_due)
         session.in_flight.clear()
         session.backlog.clear()
         session.latest.clear()

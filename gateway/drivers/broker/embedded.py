@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import resource
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,6 +28,10 @@ from gateway.drivers.broker.stack import stack
 from gateway.errors import NetworkError
 from gateway.ports import Clock, Receipt
 
+_log = logging.getLogger(__name__)
+
+# Beside MQTT connections: 128 of the pages, refused clients (64), the store, the log, libraries.
+OTHER_FILES = 400
 # Connections the kernel completes before we accept them: a whole herd after a power cut.
 ACCEPT_BACKLOG = 1024
 
@@ -102,7 +108,8 @@ class EmbeddedBroker:
         Raises:
             NetworkError: one of the addresses cannot be listened on; then none is.
         """
-        exchange = Exchange(self._counters, self._keep)
+        _allow_files(self._limits.connections_max)
+        exchange = Exchange(self._counters, self._keep, self._limits.sessions_max)
         door = FrontDoor(
             clock=self._clock,
             access=self._access,
@@ -203,6 +210,23 @@ class EmbeddedBroker:
         if exchange is not None:
             self._left = exchange.changes()
             await exchange.shutdown()
+
+
+def _allow_files(connections_max: int) -> None:
+    """Let this process open a file for each connection, where the system lets it."""
+    wanted = connections_max + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+    if given < wanted:
+        _log.warning(
+            "The system allows %d open files, so fewer than %d MQTT connections: raise LimitNOFILE (systemd) "
+            "or `ulimit -n`, or lower broker.limits.connections_max",
+            given,
+            connections_max,
+        )
 
 
 async def _server(listener: Listener, connect: Callable[[], asyncio.Protocol]) -> asyncio.Server:

@@ -22,7 +22,6 @@ from gateway.drivers.broker.limits import (
     DELIVERY_IN_FLIGHT_MAX,
     FILTERS_PER_CLIENT_MAX,
     SESSION_IDLE_MS,
-    SESSIONS_MAX,
 )
 from gateway.drivers.broker.packets import SUBSCRIPTION_REFUSED, publish_packet
 from gateway.drivers.broker.receipts import Receipt
@@ -37,18 +36,20 @@ class Exchange(Broker):
     Args:
         counters: shared with the front door.
         keep: see `keeper.Keep`; None = nothing outlives this process.
+        sessions_max: sessions held, of clients that are here and of those that may come back.
 
     Attributes:
         delivery: takes the clients' acknowledgements.
         keeper: what is to be written down.
     """
 
-    def __init__(self, counters: Counter[str], keep: Keep | None = None) -> None:
+    def __init__(self, counters: Counter[str], keep: Keep | None, sessions_max: int) -> None:
         for name in ("amqtt", "transitions"):
             logging.getLogger(name).setLevel(logging.ERROR)
         listener = ListenerConfig(type=ListenerType.EXTERNAL)
         super().__init__(BrokerConfig(listeners={"default": listener}, plugins={}))
         self._counters = counters
+        self._sessions_max = sessions_max
         self._clients: dict[str, Session] = {}
         self._filters = Subscriptions()
         self._retained = RetainedMessages()
@@ -59,7 +60,7 @@ class Exchange(Broker):
 
     def restore(self, state: BrokerState) -> None:
         """Take over what the last run left, before the first client is let in."""
-        for kept in state.sessions[-SESSIONS_MAX:]:
+        for kept in state.sessions[-self._sessions_max :]:
             session = Session.restored(kept, DELIVERY_IN_FLIGHT_MAX)
             self._clients[kept.client_id] = session
             for topic_filter in session.filters:
@@ -97,7 +98,7 @@ class Exchange(Broker):
             session = None
         present = session is not None
         if session is None:
-            if len(self._clients) >= SESSIONS_MAX and not self._make_room(now_ms):
+            if len(self._clients) >= self._sessions_max and not self._make_room(now_ms):
                 return None
             session = Session(client_id, keeps=not clean)
             self._clients[client_id] = session
@@ -154,9 +155,7 @@ class Exchange(Broker):
 
     def send_retained(self, session: Session, topic_filter: str, qos: int) -> None:
         """What a subscription, new or renewed, gets at once (3.8.4)."""
-        for topic in self._retained.matching(topic_filter):
-            session.retained_due[topic] = max(qos, session.retained_due.get(topic, 0))
-        self.delivery.pump(session)
+        self.delivery.offer_retained(session, self._retained.matching(topic_filter), qos)
 
     def _note_filter(self, session: Session, topic_filter: str) -> None:
         if session.unsaved is not None:

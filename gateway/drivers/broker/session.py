@@ -41,16 +41,15 @@ class Outgoing:
         number: of the session's messages, rising by one.
         message: with the QoS it goes out with.
         stored: the store holds it.
-        sent: it may have been sent before: the next time it is a duplicate (3.3.1.1).
     """
 
     __slots__ = ("message", "number", "received", "releasing", "sent", "stored")
 
-    def __init__(self, number: int, message: Message, *, stored: bool = False, sent: bool = False) -> None:
+    def __init__(self, number: int, message: Message, *, stored: bool = False) -> None:
         self.number = number
         self.message = message
         self.stored = stored
-        self.sent = sent
+        self.sent = False  # it may have been sent before: the next time it is a duplicate (3.3.1.1)
         self.received = False  # PUBREC has come; PUBREL is what is to be said
         self.releasing = False  # PUBREL waits for a commit
 
@@ -127,14 +126,15 @@ class Session:
         session.filters = dict(kept.filters)
         session.seen_ms = kept.seen_ms
         session.received_ids = dict.fromkeys(kept.received_ids)
-        for position, waiting in enumerate(kept.waiting):
-            maybe_sent = position < in_flight_max
-            outgoing = Outgoing(waiting.number, waiting.message, stored=True, sent=maybe_sent)
+        for waiting in kept.waiting:
+            outgoing = Outgoing(waiting.number, waiting.message, stored=True)
             outgoing.received = waiting.received
-            if maybe_sent:
-                session.in_flight[outgoing.packet_id] = outgoing
-            else:
+            full = len(session.in_flight) >= in_flight_max or outgoing.packet_id in session.in_flight
+            if session.backlog or full:
                 session.backlog.append(outgoing)
+            else:
+                outgoing.sent = True  # maybe
+                session.in_flight[outgoing.packet_id] = outgoing
         if kept.waiting:
             session.next_number = kept.waiting[-1].number + 1
         # A client may still hold ids of messages that were on their way and not yet on disk.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gateway.config import Config
 from gateway.core.broker_state import BrokerState
 from gateway.core.topics import CLIENT_ROLES
 from gateway.drivers.broker import AnonymousAccess, Listener, Principal
@@ -325,7 +326,7 @@ async def _on_ours(fault: Fault, database: Database) -> bool:
 
     async def reopen() -> int:
         await stop()
-        return await start(database.read_now(lambda db: broker_state.load(db, state_bounds())))
+        return await start(database.read_now(lambda db: broker_state.load(db, state_bounds(Config()))))
 
     try:
         return await fault.scenario(Door(await start(BrokerState()), reopen))

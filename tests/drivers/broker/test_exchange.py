@@ -268,7 +268,7 @@ def test_a_clean_session_leaves_nothing():
 
 
 def test_at_the_limit_an_empty_session_is_forgotten_for_a_newcomer(monkeypatch):
-    monkeypatch.setattr("gateway.drivers.broker.exchange.SESSIONS_MAX", 3)
+    monkeypatch.setattr("gateway.drivers.broker.limits.SESSIONS_PER_CONNECTION", 0.03)
 
     async def scenario(place):
         for number in range(10):
@@ -277,11 +277,11 @@ def test_at_the_limit_an_empty_session_is_forgotten_for_a_newcomer(monkeypatch):
             await place.until(lambda: place.broker.connections == 0)
         assert place.counters["sessions_forgotten"] == 7
 
-    run(scenario)
+    run(scenario, limits={"connections_max": 100})
 
 
 def test_at_the_limit_sessions_that_hold_something_stay_and_a_newcomer_is_refused(monkeypatch):
-    monkeypatch.setattr("gateway.drivers.broker.exchange.SESSIONS_MAX", 3)
+    monkeypatch.setattr("gateway.drivers.broker.limits.SESSIONS_PER_CONNECTION", 0.03)
 
     async def scenario(place):
         for number in range(3):
@@ -300,7 +300,7 @@ def test_at_the_limit_sessions_that_hold_something_stay_and_a_newcomer_is_refuse
             assert client.present
         assert place.counters["sessions_forgotten"] == 1  # s1, away for longest
 
-    run(scenario)
+    run(scenario, limits={"connections_max": 100})
 
 
 # Bounds.

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 
+from gateway.config import Config
+from gateway.core.broker_state import KeptSession, Message, Waiting
 from gateway.drivers.broker.framing import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL
+from gateway.drivers.broker.session import PACKET_IDS, Session
 from gateway.store import broker_state
 from gateway.store.database import Database
 from gateway.wiring import state_bounds
@@ -50,7 +53,7 @@ class Disk:
             receipt.settle()
 
     async def state(self):
-        return await self.database.read(lambda db: broker_state.load(db, state_bounds()))
+        return await self.database.read(lambda db: broker_state.load(db, state_bounds(Config())))
 
 
 @contextlib.asynccontextmanager
@@ -364,3 +367,34 @@ def test_messages_wait_while_an_old_one_holds_their_packet_id(monkeypatch):
             assert (await client.message())[1:5:3] == (b"next", stuck)
 
     asyncio.run(scenario())
+
+
+def test_retained_messages_that_are_due_count_among_what_waits(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.delivery.BACKLOG_BYTES_MAX", 50 * 1024)
+
+    async def scenario():
+        async with barn() as place:
+            for number in range(1000):
+                place.broker.publish(f"t/{number}", bytes(500), qos=1, retain=True)
+            async with connected(place, "s", clean=False) as client:
+                client.send(subscribe_bytes(("t/#", 1)))
+                await client.closed()
+            assert place.counters["slow_subscribers"] == 1
+            async with connected(place, "s") as client:
+                await client.ping()
+                assert place.broker.gauges["waiting_bytes"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_restored_message_whose_packet_id_is_taken_waits_its_turn():
+    def waiting(number):
+        return Waiting(number, Message("t", b"%d" % number, 1, retain=False))
+
+    kept = KeptSession(
+        "s", {}, (waiting(5), waiting(5 + PACKET_IDS), waiting(6 + PACKET_IDS)), frozenset(), 0
+    )
+    session = Session.restored(kept, 20)
+    assert [one.number for one in session.in_flight.values()] == [5]
+    assert [one.number for one in session.backlog] == [5 + PACKET_IDS, 6 + PACKET_IDS]
+    assert not session.backlog[0].sent
