@@ -8,6 +8,7 @@ the lock of services/detect. Arrival time is the gateway's monotonic clock: it n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -86,6 +87,14 @@ class Rejects(msgspec.Struct, frozen=True):
     hot_c: Float64
 
 
+def _learned(log_s: float, known_n: int, interval_s: float) -> float:
+    """Robust mean of the logarithm: near the median, and one outlier moves it by ≤ 20 %."""
+    if known_n == 0:
+        return math.log(interval_s)
+    step = max(-LEARN_STEP_MAX, min(LEARN_STEP_MAX, math.log(interval_s) - log_s))
+    return log_s + step * max(LEARN_GAIN, 1.0 / (known_n + 1))
+
+
 class ArrivalBook(AnimalRows):
     """Arrival times of every animal, by row."""
 
@@ -102,35 +111,46 @@ class ArrivalBook(AnimalRows):
 
     def arrived(self, row: int, at_s: float, data_ms: int | None) -> None:
         """One message of an animal came in, accepted (with its data time) or refused (None)."""
-        last_s = float(self._last_s[row])
-        last_ms = int(self._last_ms[row])
-        newest_ms = last_ms if data_ms is None else data_ms
-        n = int(self._n[row])
-        if n and at_s > last_s:
-            interval_s = at_s - last_s
-            if interval_s >= BURST_S:
-                self._learn(row, interval_s)
-            longest = float(self._gap_s[row, 1] - self._gap_s[row, 0]) if self._gap_new[row] else 0.0
-            if n >= ARRIVALS_MIN and interval_s > max(longest, GAP_KEPT_S):
-                self._gap_s[row] = last_s, at_s
-                self._gap_ms[row] = last_ms, newest_ms
-                self._gap_new[row] = True
-        self._n[row] = n + 1
-        self._last_s[row] = at_s if n == 0 else max(at_s, last_s)
-        self._last_ms[row] = newest_ms
-        self._heard[row] = True
+        self.arrived_all(np.array([row]), [at_s], [data_ms])
 
-    def _learn(self, row: int, interval_s: float) -> None:
-        """Robust mean of the logarithm: near the median, and one outlier moves it by ≤ 20 %."""
-        known_n = int(self._intervals_n[row])
-        log_s = math.log(interval_s)
-        if known_n == 0:
-            self._log_interval[row] = log_s
-        else:
-            step = log_s - float(self._log_interval[row])
-            clipped = max(-LEARN_STEP_MAX, min(LEARN_STEP_MAX, step))
-            self._log_interval[row] += clipped * max(LEARN_GAIN, 1.0 / (known_n + 1))
-        self._intervals_n[row] = known_n + 1
+    def arrived_all(self, rows: Int64, at_s: Sequence[float], data_ms: Sequence[int | None]) -> None:
+        """Messages came in, in this order; one entry each, as for `arrived`.
+
+        The animals' figures are taken out as Python numbers and put back: an element of an array costs
+        ten times as much to reach, and an animal may be among them several times.
+        """
+        touched, places = np.unique(rows, return_inverse=True)
+        columns = (self._last_s, self._last_ms, self._n, self._log_interval, self._intervals_n)
+        last_s, last_ms, arrivals_n, log_s, known_n = (column[touched].tolist() for column in columns)
+        for place, now_s, new_ms in zip(places.tolist(), at_s, data_ms, strict=True):
+            n = arrivals_n[place]
+            before_ms = last_ms[place]
+            if new_ms is not None:
+                last_ms[place] = new_ms
+            arrivals_n[place] = n + 1
+            if n == 0:
+                last_s[place] = now_s
+                continue
+            interval_s = now_s - last_s[place]
+            if interval_s <= 0:
+                continue
+            if interval_s >= BURST_S:
+                log_s[place] = _learned(log_s[place], known_n[place], interval_s)
+                known_n[place] += 1
+            if n >= ARRIVALS_MIN and interval_s > GAP_KEPT_S:
+                self._keep_gap(int(touched[place]), (last_s[place], now_s), (before_ms, last_ms[place]))
+            last_s[place] = now_s
+        for column, values in zip(columns, (last_s, last_ms, arrivals_n, log_s, known_n), strict=True):
+            column[touched] = values
+        self._heard[touched] = True
+
+    def _keep_gap(self, row: int, gap_s: tuple[float, float], gap_ms: tuple[int, int]) -> None:
+        """The longest since the last look is the one that stays."""
+        if self._gap_new[row] and gap_s[1] - gap_s[0] <= self._gap_s[row, 1] - self._gap_s[row, 0]:
+            return
+        self._gap_s[row] = gap_s
+        self._gap_ms[row] = gap_ms
+        self._gap_new[row] = True
 
     def view(self, rows: Int64, now_s: float, *, look: bool) -> Arrivals:
         """Copy the rows out; `look=True` closes the look, so that later gaps count as new."""
@@ -162,11 +182,13 @@ class RejectBook(AnimalRows):
         self._hot_minute = np.full(capacity, -1, np.int32)
         self._hot_c = np.full(capacity, np.nan)
 
-    def accepted(self, row: int) -> None:
-        """A message of this animal passed."""
-        bits = self._bits[row]
-        if bits.any():
-            self._bits[row] = (bits << 1) & _VERDICT_MASK
+    def accepted(self, rows: Int64) -> None:
+        """Messages of these animals passed, one entry each."""
+        spoken_against = rows[self._bits[rows].any(axis=1)]
+        if len(spoken_against):
+            touched, n = np.unique(spoken_against, return_counts=True)
+            passed = np.minimum(n, VERDICTS).astype(np.uint16)[:, None]
+            self._bits[touched] = (self._bits[touched] << passed) & _VERDICT_MASK
 
     def refused(self, row: int, minute: int, temperature_c: float | None, *, hot: bool) -> None:
         """A message of this animal did not pass, for its temperature or (None) for something else."""

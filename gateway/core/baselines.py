@@ -31,6 +31,11 @@ SIGMA_FLOOR_C = 0.15
 MAD_TO_SIGMA = 1.4826
 """σ of a normal distribution over its median absolute deviation."""
 
+CENTI = 100
+"""Parts of 1 °C: the resolution of the store, and of the sums."""
+
+Counts = npt.NDArray[np.uint16] | npt.NDArray[np.uint8]
+Sums = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -83,39 +88,38 @@ class StoredHours(msgspec.Struct, frozen=True, eq=False):
 
 
 class HourBins(AnimalRows):
-    """Hourly sums of every animal, by row: a ring of 15 days, stamped with its hour."""
+    """Hourly sums of every animal, by row: a ring of 15 days, stamped with its hour; 16 B an hour.
+
+    Hour 4 B, readings 2 B, the sum of their temperatures in 1/100 °C 4 B (65,535 × 4200 = 2.8 × 10⁸, far
+    below 2³¹), minutes with motion 1 B, the sum of these 4 B, alarm 1 B.
+    """
 
     def __init__(self, capacity: int) -> None:
         shape = (capacity, BINS)
         self._hour = np.full(shape, -1, np.int32)
-        self._n = np.zeros(shape, np.int32)
-        self._temperature_sum = np.zeros(shape, np.float64)
-        self._motion_n = np.zeros(shape, np.uint16)  # one a minute, so at most 60
+        self._n = np.zeros(shape, np.uint16)
+        self._temperature_sum = np.zeros(shape, np.int32)
+        self._motion_n = np.zeros(shape, np.uint8)  # one a minute, so at most 60
         self._motion_sum = np.zeros(shape, np.float32)
         self._tainted = np.zeros(shape, np.bool_)
 
     def add_temperatures(self, rows: Int64, hours: Int64, temperature_c: Float64) -> None:
         """Add readings; hours already overwritten by newer ones are left out."""
-        rows, slots, keep = self._open(rows, hours)
-        np.add.at(self._n, (rows, slots), 1)
-        np.add.at(self._temperature_sum, (rows, slots), temperature_c[keep])
+        places, keep = self._open(rows, hours)
+        _add(self._n, self._temperature_sum, places, np.rint(temperature_c[keep] * CENTI))
 
     def add_motion(self, rows: Int64, hours: Int64, motion_g: Float64) -> None:
         """Add one minute's motion each."""
-        rows, slots, keep = self._open(rows, hours)
-        np.add.at(self._motion_n, (rows, slots), 1)
-        np.add.at(self._motion_sum, (rows, slots), motion_g[keep].astype(np.float32))
+        places, keep = self._open(rows, hours)
+        _add(self._motion_n, self._motion_sum, places, motion_g[keep])
 
     def load(self, rows: Int64, stored: StoredHours) -> None:
         """Add whole hours to what their bins hold already, one entry a row and hour."""
-        rows, slots, keep = self._open(rows, stored.hour)
-        at = rows, slots
+        places, keep = self._open(rows, stored.hour)
         n, motion_n = stored.n[keep], np.nan_to_num(stored.motion_n[keep])
-        np.add.at(self._n, at, n.astype(np.int32))
-        np.add.at(self._temperature_sum, at, n * stored.temperature_mean_c[keep])
-        np.add.at(self._motion_n, at, motion_n.astype(np.uint16))
-        motion_sum = motion_n * np.nan_to_num(stored.motion_mean_g[keep])
-        np.add.at(self._motion_sum, at, motion_sum.astype(np.float32))
+        _add_many(self._n, self._temperature_sum, places, n, stored.temperature_mean_c[keep] * CENTI)
+        motion_g = np.nan_to_num(stored.motion_mean_g[keep])
+        _add_many(self._motion_n, self._motion_sum, places, motion_n, motion_g)
 
     def taint(self, row: int, from_hour: int, to_hour: int) -> None:
         """Hours of an alarm: baselines never learn from them."""
@@ -123,20 +127,19 @@ class HourBins(AnimalRows):
         held = self._hour[row, hours % BINS] == hours
         self._tainted[row, (hours % BINS)[held]] = True
 
-    def _open(self, rows: Int64, hours: Int64) -> tuple[Int64, Int64, Bools]:
-        """Empty the slots whose hour is new; answer which of the given entries have a slot."""
-        slots = hours % BINS
-        before = self._hour[rows, slots]
-        np.maximum.at(self._hour, (rows, slots), hours.astype(np.int32))
-        reset = self._hour[rows, slots] > before
-        at = rows[reset], slots[reset]
-        self._n[at] = 0
-        self._temperature_sum[at] = 0.0
-        self._motion_n[at] = 0
-        self._motion_sum[at] = 0.0
-        self._tainted[at] = False
-        keep = self._hour[rows, slots] == hours
-        return rows[keep], slots[keep], keep
+    def _open(self, rows: Int64, hours: Int64) -> tuple[Int64, Bools]:
+        """Empty the slots whose hour is new; answer the given entries that have a slot, and where."""
+        places = rows * BINS + hours % BINS
+        stamps = self._hour.reshape(-1)
+        before = stamps[places]
+        np.maximum.at(stamps, places, hours.astype(np.int32))
+        now = stamps[places]
+        reset = places[now > before]
+        if len(reset):
+            for column in (self._n, self._temperature_sum, self._motion_n, self._motion_sum, self._tainted):
+                column.reshape(-1)[reset] = 0
+        keep = now == hours
+        return places[keep], keep
 
     def baselines(self, rows: Int64, now_minute: Int64, temperature_c: Float64) -> Baselines:
         """Baselines of `rows` at each one's own minute; `temperature_c` is what each shows now."""
@@ -149,15 +152,15 @@ class HourBins(AnimalRows):
         late_enough = back >= HOURS_PER_DAY
         back, day_of = back[late_enough], day_of[late_enough]
         wanted = hour[:, None] - back[None, :]
-        at = rows[:, None], wanted % BINS
-        held = (self._hour[at] == wanted) & ~self._tainted[at]
-        n = self._n[at]
+        places = rows[:, None] * BINS + wanted % BINS
+        held = (self._hour.ravel().take(places) == wanted) & ~self._tainted.ravel().take(places)
+        n = self._n.ravel().take(places)
         known = held & (n > 0)
-        means = np.where(known, self._temperature_sum[at] / np.maximum(n, 1), np.nan)
-        motion_n = self._motion_n[at]
-        motions = np.where(
-            held & (motion_n > 0), self._motion_sum[at] / np.maximum(motion_n, 1), np.nan
-        ).astype(np.float64)
+        sums = self._temperature_sum.ravel().take(places)
+        means = np.where(known, sums / (CENTI * np.maximum(n, 1, dtype=np.float64)), np.nan)
+        motion_n = self._motion_n.ravel().take(places)
+        moved = self._motion_sum.ravel().take(places) / np.maximum(motion_n, 1, dtype=np.float64)
+        motions = np.where(held & (motion_n > 0), moved, np.nan)
         bins_n = known.sum(axis=1)
         days_n = np.zeros(len(rows), np.int64)
         for day in range(1, REFERENCE_DAYS + 1):
@@ -176,6 +179,24 @@ class HourBins(AnimalRows):
 
     def _varied(self, rows: Int64, temperature_c: Float64) -> Bools:
         n = self._n[rows]
-        means = self._temperature_sum[rows] / np.maximum(n, 1)
-        other = (n > 0) & (np.abs(means - temperature_c[:, None]) > VARIED_C)
-        return np.asarray(other.any(axis=1), np.bool_)
+        # Both sides times n: a division less in an array of 15 days.
+        apart = np.abs(self._temperature_sum[rows] - n * (CENTI * temperature_c)[:, None])
+        return np.asarray((apart > n * (CENTI * VARIED_C)).any(axis=1), np.bool_)
+
+
+def _add(counts: Counts, sums: Sums, places: Int64, values: Float64) -> None:
+    """Add values to the bins at `places`, several to one if need be; a full bin is left as it is."""
+    touched, which, n = np.unique(places, return_inverse=True, return_counts=True)
+    _add_many(counts, sums, touched, n.astype(np.float64), np.bincount(which, values, len(touched)) / n)
+
+
+def _add_many(counts: Counts, sums: Sums, places: Int64, n: Float64, means: Float64) -> None:
+    """Add `n` values with these means to each of different bins, or as many as it has room for.
+
+    Only a collar that sends 18 readings a second fills one; the mean of those it took stands.
+    """
+    counts, sums = counts.reshape(-1), sums.reshape(-1)
+    n = np.minimum(n, np.iinfo(counts.dtype).max - counts[places].astype(np.float64))
+    total = n * means
+    counts[places] += n.astype(counts.dtype)
+    sums[places] += (np.rint(total) if sums.dtype.kind == "i" else total).astype(sums.dtype)

@@ -1,4 +1,4 @@
-"""Means and medians of rows with gaps (NaN), without numpy's warnings about empty ones. Pure."""
+"""Means, medians and last values of rows with gaps (NaN), without numpy's warnings about empty ones. Pure."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def row_mean(values: AnyFloats) -> tuple[Float64, Ints]:
     n = np.count_nonzero(present, axis=1)
     total = np.where(present, values, 0).sum(axis=1, dtype=np.float64)
     return np.where(n > 0, total / np.maximum(n, 1), np.nan), n
+
+
+def row_last(values: AnyFloats) -> AnyFloats:
+    """Last value of each row, NaN left out; NaN for a row without values."""
+    from_the_end = np.argmax(~np.isnan(values[:, ::-1]), axis=1)
+    last: AnyFloats = values[np.arange(len(values)), values.shape[1] - 1 - from_the_end]
+    return last

@@ -4,10 +4,10 @@
 lock of services/detect keeps the two apart. Pure: no clock, no store.
 
 Memory per animal:
-  minute ring  480 × 30 B                                   = 14,400 B
-  hourly bins  360 × (hour 4 + n 4 + sum 8 + motion 2 + 4 + tainted 1) B = 8,280 B
-  arrivals, rejects, spans                                  about 200 B
-so 22.9 KB, 23 MB for 1000 animals (capacity 1024: 23.4 MB), 114 MB for the 5000 of decision 9.
+  minute ring  480 × 20 B                = 9,600 B
+  hourly bins  360 × 16 B                = 5,760 B
+  arrivals, rejects, spans               about 150 B
+so 15.5 KB, 15.5 MB for 1000 animals (capacity 1024: 15.9 MB), 78 MB for the 5000 of decision 9.
 """
 
 from __future__ import annotations
@@ -56,6 +56,18 @@ class _Due(AnimalRows):
         self.from_minute[rows[empty]] = minutes[empty]  # any of the new ones; the minimum follows
         np.minimum.at(self.from_minute, rows, minutes)
         np.maximum.at(self.to_minute, rows, minutes)
+
+
+def _values_of(readings: Sequence[Reading]) -> Float64:
+    """As `MinuteRing.write` takes them; a list a column is three times as fast as a tuple a reading."""
+    columns = (
+        [r.temperature_c for r in readings],
+        [r.fxa_g for r in readings],
+        [r.mya_g for r in readings],
+        [r.rza_g for r in readings],
+        [np.nan if r.motion_intensity is None else r.motion_intensity for r in readings],
+    )
+    return np.array(columns, np.float64).T
 
 
 class Windows:
@@ -122,33 +134,21 @@ class Windows:
 
     def feed(self, readings: Sequence[Reading]) -> None:
         """Take up committed readings: values, arrival, and the span that waits to be judged."""
-        taken: list[tuple[int, Reading]] = []
-        for reading in readings:
-            row = self._row(reading.cow_id)
-            if row is None:
-                self.animals_refused += 1
-                continue
-            taken.append((row, reading))
-            self._arrivals.arrived(row, reading.received_s, reading.timestamp_ms)
-            self._rejects.accepted(row)
-        if not taken:
+        row_of = self._row_of
+        found = [row_of.get(r.cow_id) for r in readings]
+        if None in found:
+            found = [self._row(r.cow_id) for r in readings]
+            readings = [r for r, row in zip(readings, found, strict=True) if row is not None]
+            self.animals_refused += len(found) - len(readings)
+        if not readings:
             return
-        taken.sort(key=lambda item: item[1].timestamp_ms)
-        rows = np.array([row for row, _ in taken], np.int64)
-        timestamps_ms = np.array([r.timestamp_ms for _, r in taken], np.int64)
-        values = np.array(
-            [
-                (
-                    r.temperature_c,
-                    r.fxa_g,
-                    r.mya_g,
-                    r.rza_g,
-                    np.nan if r.motion_intensity is None else r.motion_intensity,
-                )
-                for _, r in taken
-            ],
-            np.float64,
-        )
+        rows = np.array([row for row in found if row is not None], np.int64)
+        instants_ms = [r.timestamp_ms for r in readings]
+        self._arrivals.arrived_all(rows, [r.received_s for r in readings], instants_ms)
+        self._rejects.accepted(rows)
+        timestamps_ms = np.array(instants_ms, np.int64)
+        order = np.argsort(timestamps_ms, kind="stable")
+        rows, timestamps_ms, values = rows[order], timestamps_ms[order], _values_of(readings)[order]
         opened = self._ring.write(rows, timestamps_ms, values)
         minutes = timestamps_ms // MS_PER_MINUTE
         self._bins.add_temperatures(rows, minutes // MINUTES_PER_HOUR, values[:, 0])
@@ -235,9 +235,9 @@ class Windows:
     def _mark(self, rows: Int64, minutes: Int64) -> None:
         """Widen the spans; what the ring cannot judge becomes an hour to replay."""
         late = minutes < self._ring.newest[rows] - (RING_MINUTES - 1 - LEAD_MINUTES)
-        hours = minutes[late] // MINUTES_PER_HOUR
-        for row, hour in sorted(set(zip(rows[late].tolist(), hours.tolist(), strict=True))):
-            self.mark_late(self._names[row], hour)
+        if late.any():
+            for key in np.unique((rows[late] << 32) | (minutes[late] // MINUTES_PER_HOUR)).tolist():
+                self.mark_late(self._names[key >> 32], key & 0xFFFFFFFF)
         self._due.widen(rows[~late], minutes[~late])
 
     def mark_late(self, cow_id: str, hour: int) -> None:

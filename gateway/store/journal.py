@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.store import meta
+from gateway.store import meta, slice_key
 
 CLOSED, ROLLED, PACKED = "closed_hour", "rolled_hour", "packed_hour"
 """Cursors in `meta`: the newest arrival hour that is closed, rolled up, packed."""
@@ -48,9 +48,10 @@ def advance(db: sqlite3.Connection, cursor: str, arrival_hour: int) -> None:
 def mark(db: sqlite3.Connection, touched: Iterable[tuple[int, int, int]]) -> None:
     """Note (arrival hour, hour, animal) of stored readings; most are noted already and write nothing."""
     closed = cursors(db).closed_hour
+    noted = (((max(arrival_hour, closed + 1), hour), animal) for arrival_hour, hour, animal in touched)
     db.executemany(
-        "INSERT OR IGNORE INTO arrived (arrival_hour, hour, animal) VALUES (max(?, ?), ?, ?)",
-        ((arrival_hour, closed + 1, hour, animal) for arrival_hour, hour, animal in touched),
+        "INSERT OR IGNORE INTO arrived (arrival_hour, hour, animal) SELECT ?, ?, value FROM json_each(?)",
+        ((*hours, animals) for hours, animals in slice_key.by_period(noted)),
     )
 
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 from gateway.core.instants import HOUR_MS
 from gateway.core.readings import Reading
 from gateway.errors import StoreError
-from gateway.store import chunks, hot, journal, slices
+from gateway.store import chunks, hot, journal, slice_key, slices
 from gateway.store.rows import Row, encode
 
 
@@ -34,21 +34,25 @@ def append(db: sqlite3.Connection, readings: Sequence[Reading]) -> list[Outcome]
         return []
     animals = _animals(db, readings)
     packed_until = chunks.newest_hour(db)
-    outcomes = []
-    touched: set[tuple[int, int, int]] = set()
+    rows = [encode(reading, animals[reading.cow_id]) for reading in readings]
     cursor = db.cursor()
-    for reading in readings:
-        row = encode(reading, animals[reading.cow_id])
-        hour, animal = row[0] // HOUR_MS, row[1]
+    outcomes: list[Outcome] = []
+    if min(row[0] for row in rows) // HOUR_MS > packed_until:
+        outcomes += [Outcome.STORED] * hot.insert_until_known(cursor, rows)
+    for row in rows[len(outcomes) :]:
+        hour = row[0] // HOUR_MS
         held = _packed_row(db, hour, row) if hour <= packed_until else None
-        if held is not None:
-            outcomes.append(Outcome.DUPLICATE if _same(held, row) else Outcome.CONFLICT)
-        elif hot.insert(cursor, row):
+        if held is None and hot.insert(cursor, row):
             outcomes.append(Outcome.STORED)
-            touched.add((row[11] // HOUR_MS, hour, animal))
-        else:
-            held = hot.row_at(cursor, row[0], animal)
-            outcomes.append(Outcome.DUPLICATE if _same(held, row) else Outcome.CONFLICT)
+            continue
+        if held is None:
+            held = hot.row_at(cursor, row[0], row[1])
+        outcomes.append(Outcome.DUPLICATE if _same(held, row) else Outcome.CONFLICT)
+    touched = {
+        (row[11] // HOUR_MS, row[0] // HOUR_MS, row[1])
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if outcome is Outcome.STORED
+    }
     if touched:
         changed = {(hour, animal) for _, hour, animal in touched}
         slices.touch(db, changed)
@@ -106,6 +110,6 @@ def widen_hours(db: sqlite3.Connection, touched: set[tuple[int, int]]) -> None:
     """Keep each animal's first and last hour; most batches change neither and write nothing."""
     db.executemany(
         "UPDATE animals SET first_hour = min(first_hour, ?1), last_hour = max(last_hour, ?1)"
-        " WHERE id = ?2 AND (first_hour > ?1 OR last_hour < ?1)",
-        touched,
+        " WHERE id IN (SELECT value FROM json_each(?2)) AND (first_hour > ?1 OR last_hour < ?1)",
+        slice_key.by_period(touched),
     )

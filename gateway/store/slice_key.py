@@ -6,6 +6,13 @@ id is appended to at the end of its B-tree. Readings as they came have a key of 
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar
+
+P = TypeVar("P", bound=Hashable)
+
 ANIMAL_BITS = 16
 """Room for 65,535 animals; decision 9 admits 5000."""
 
@@ -18,3 +25,15 @@ def of(period: int, animal: int) -> int:
 def apart(key: int) -> tuple[int, int]:
     """(period, animal)."""
     return key >> ANIMAL_BITS, key & (1 << ANIMAL_BITS) - 1
+
+
+def by_period(slices: Iterable[tuple[P, int]]) -> Iterator[tuple[P, str]]:
+    """Periods of (period, animal), each with its animals as a JSON list: for one statement a period.
+
+    A commit of a herd holds hundreds of animals and one hour or two; SQLite walks a list with `json_each`
+    in half of the time that as many statements take.
+    """
+    animals: dict[P, list[int]] = defaultdict(list)
+    for period, animal in slices:
+        animals[period].append(animal)
+    return ((period, json.dumps(sorted(found))) for period, found in animals.items())

@@ -11,16 +11,16 @@ import sqlite3
 from collections.abc import Iterable
 
 from gateway.core.outbox import Slice
-from gateway.store import meta
+from gateway.store import meta, slice_key
 from gateway.store.journal import SliceKey
 
 
 def touch(db: sqlite3.Connection, slices: Iterable[SliceKey]) -> None:
     """Note slices that have got readings."""
     db.executemany(
-        "INSERT INTO undelivered (hour, animal, claim) VALUES (?, ?, 0)"
+        "INSERT INTO undelivered (hour, animal, claim) SELECT ?, value, 0 FROM json_each(?) WHERE true"
         " ON CONFLICT (hour, animal) DO UPDATE SET claim = 0 WHERE claim <> 0",
-        slices,
+        slice_key.by_period(slices),
     )
 
 

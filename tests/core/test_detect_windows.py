@@ -4,11 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import windows as w
-from gateway.core.arrivals import ARRIVALS_MIN, ArrivalBook
-from gateway.core.baselines import BINS
+from gateway.core.arrivals import ARRIVALS_MIN, ArrivalBook, RejectBook
+from gateway.core.baselines import BINS, HourBins
 from gateway.core.herd import VIEW_MINUTES
 from gateway.core.motion import motion_grid_g
 from gateway.core.windows import ANIMALS_MAX, RING_MINUTES, Span, Windows
+from gateway.store.rows import decode, encode
 from tests.herd_maker import START, living, reading
 
 
@@ -22,7 +23,7 @@ def test_memory_of_a_thousand_animals_stays_in_its_bound():
     for i in range(1000):
         windows.feed([reading(f"C{i}", 0)])
     assert len(windows) == 1000
-    assert windows.nbytes <= 25_000_000
+    assert windows.nbytes <= 16_500_000
 
 
 def test_no_more_animals_than_the_bound():
@@ -254,3 +255,55 @@ def test_views_are_copies():
     windows.feed([reading("A", 0, 41.0, second=30)])
     assert round(float(seen.temperature_c[0, -1]), 1) == 38.6
     assert msgspec.structs.replace(seen).animals == ("A",)
+
+
+def test_arrivals_told_together_teach_the_same_as_one_by_one():
+    rng = np.random.default_rng(4)
+    rows = rng.integers(0, 5, 400)
+    steps_s = rng.choice([0.0, 0.0, 0.4, 60.0, 900.0], 400)
+    at_s = np.cumsum(steps_s).tolist()
+    data_ms = [None if n % 17 == 0 else 1000 * n for n in range(400)]
+    one, other = ArrivalBook(5), ArrivalBook(5)
+    for row, s, ms in zip(rows.tolist(), at_s, data_ms, strict=True):
+        one.arrived(row, s, ms)
+    for start in range(0, 400, 57):
+        part = slice(start, start + 57)
+        other.arrived_all(rows[part], at_s[part], data_ms[part])
+    seen = [book.view(np.arange(5), at_s[-1], look=True) for book in (one, other)]
+    for name in seen[0].__struct_fields__:
+        assert np.array_equal(*(getattr(arrivals, name) for arrivals in seen), equal_nan=True), name
+    assert seen[0].gap_new.all()
+
+
+def test_verdicts_told_together_push_out_the_oldest():
+    book = RejectBook(2)
+    for minute in range(4):
+        book.refused(0, minute, 50.0, hot=False)
+    book.accepted(np.array([0] * 8 + [1] * 30))
+    assert book.view(np.array([0, 1]), 10).temperature_n.tolist() == [2, 0]
+    book.accepted(np.array([0] * 50))
+    assert book.view(np.array([0]), 10).temperature_n.tolist() == [0]
+
+
+def test_a_bin_that_is_full_keeps_the_mean_of_what_it_took():
+    bins = HourBins(2)
+    for _ in range(5):
+        rows = np.array([0] * 20_000 + [1])
+        bins.add_temperatures(rows, np.full(len(rows), 7), np.full(len(rows), 38.61))
+        bins.add_motion(rows[-100:], np.full(100, 7), np.full(100, 0.25))
+    full, usual = bins._n[:, 7].tolist()
+    assert (full, usual) == (65_535, 5)
+    assert bins._temperature_sum[:, 7].tolist() == [65_535 * 3861, 5 * 3861]
+    assert bins._motion_n[:, 7].tolist() == [255, 5]
+    assert np.allclose(bins._motion_sum[:, 7], [255 * 0.25, 5 * 0.25])
+
+
+def test_the_ring_rounds_as_the_store_does():
+    pairs = enumerate([38.125, 41.996])
+    made = [reading("A", minute, t, axes=(t / 100, -0.0005, 1.9996)) for minute, t in pairs]
+    windows = Windows()
+    windows.feed(made)
+    seen = view(windows, 0)
+    stored = [decode(encode(r, 1), "A") for r in made]
+    for name in ("temperature_c", "fxa_g", "mya_g", "rza_g"):
+        assert getattr(seen, name)[0, -2:].tolist() == [np.float32(getattr(r, name)) for r in stored], name

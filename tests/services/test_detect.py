@@ -44,13 +44,17 @@ class Barn:
         self.windows = Windows()
         self.database = Database.open(path / "state.db")
         self.reported = []
+        self._detectors = detectors
+        self.make()
+
+    def make(self) -> None:
         self.detect = Detect(
             clock=self.clock,
             windows=self.windows,
             database=self.database,
             policies=Policies(),
             report=self._report,
-            detectors=detectors,
+            detectors=self._detectors,
         )
 
     async def _report(self, findings) -> None:
@@ -92,6 +96,41 @@ def test_one_message_is_reported_by_the_next_run_and_only_once(barn):  # S0-089
     assert barn.reported == found
     assert [f.subject for f in told(found, "fever")] == ["FEVER_TEST"]
     assert not told(barn.run(), "fever")
+
+
+def test_what_is_committed_is_gathered_up_to_its_bound_and_a_run_sees_all_of_it(barn, monkeypatch):
+    monkeypatch.setattr(module, "GATHERED_MAX", 10)
+    barn.make()
+    for minute in range(9):
+        barn.commit([reading("A", minute)])
+    assert len(barn.windows) == 0
+    barn.commit([reading("B", 0), reading("A", 9)])
+    assert barn.windows.animals == ("A", "B")
+    barn.commit([reading("LATER", 1, 40.9)])
+    assert "LATER" not in barn.windows
+    assert [f.subject for f in told(barn.run(), "fever")] == ["LATER"]
+
+
+def test_what_is_committed_while_the_windows_are_rebuilt_is_not_gathered(barn):
+    async def main():
+        await barn.detect.begin()
+        barn.commit([reading("A", 0)])
+        assert "A" in barn.windows
+        await barn.detect.rebuild()
+        barn.commit([reading("B", 0)])
+        assert "B" not in barn.windows
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_told_behind_the_readings_that_were_committed_before_it(barn):
+    for _ in range(3):
+        reject(barn, Reason.TEMPERATURE_OUT_OF_RANGE, temperature_c=50.0)
+    barn.commit([reading("A", minute) for minute in range(8)])
+    reject(barn, Reason.TEMPERATURE_OUT_OF_RANGE, temperature_c=50.0)
+    barn.run()
+    rejects = barn.windows.look(0.0).rejects
+    assert rejects.temperature_n.tolist() == [2]  # of the last ten: eight that passed lie between
 
 
 def test_a_backlog_older_than_the_ring_is_replayed_with_the_herd_and_never_moves_the_window(barn):

@@ -276,3 +276,22 @@ def test_document_0_query_on_the_live_file(db: Database, path: Path) -> None:
         check=True,
     )
     assert odd.stdout == "2025-11-25T14:29:59.750Z|41.99\n"
+
+
+def test_a_batch_is_stored_up_to_a_repeat_and_behind_it(con: sqlite3.Connection) -> None:
+    minutes = [reading(ts=T0 + 60_000 * minute, temperature=38 + minute / 10) for minute in range(6)]
+    assert store.append(con, [minutes[2]]) == [Outcome.STORED]
+    other = reading(ts=T0 + 60_000 * 4, temperature=41.0)
+    outcomes = store.append(con, [*minutes, minutes[0], other, reading("COW_002")])
+    stored, repeat, conflict = Outcome.STORED, Outcome.DUPLICATE, Outcome.CONFLICT
+    assert outcomes == [stored, stored, repeat, *[stored] * 3, repeat, conflict, stored]
+    rows = con.execute("SELECT ts_ms, temperature_centi FROM hot_readings WHERE animal = 1 ORDER BY key")
+    assert rows.fetchall() == [(r.timestamp_ms, round(r.temperature_c * 100)) for r in minutes]
+
+
+def test_a_repeat_does_not_end_the_transaction(con: sqlite3.Connection) -> None:
+    con.execute("BEGIN")
+    store.append(con, [reading(), reading(), reading("COW_002")])
+    assert con.in_transaction
+    con.execute("ROLLBACK")
+    assert con.execute("SELECT count(*) FROM hot_readings").fetchone() == (0,)

@@ -6,6 +6,8 @@ malfunction gates the temperature (decision 44); a fault of the accelerometer ga
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from gateway.core.findings import Evidence, Finding
 from gateway.core.herd import VIEW_MINUTES, HerdWindow
 from gateway.core.instants import MS_PER_MINUTE
 from gateway.core.severity import Severity
-from gateway.core.statistics import row_mean
+from gateway.core.statistics import row_last, row_mean
 
 KIND = "fever"
 LEVEL_MINUTES = 60
@@ -118,13 +120,15 @@ def detect(window: HerdWindow, baselines: Baselines, policy: FeverPolicy) -> lis
     scene = _Scene(window, baselines, policy, herd)
     own = (np.minimum(rise, rise_before) >= policy.warning_rise_c) & (rise - herd.rise_c >= policy.residual_c)
     hot_grid = window.peak_c >= policy.absolute_c
+    is_hot: Bools = np.asarray(hot_grid.any(axis=1), np.bool_)
+    is_normal = row_last(window.peak_c) < policy.normal_c
     fresh_n = window.now_minute - window.step_from_minute + 1
     findings: list[Finding] = []
     for i in np.flatnonzero(window.judge & window.temperature_trusted).tolist():
         fresh = max(0, int(fresh_n[i]))
         absolute = None
         rejected_minute = int(window.rejects.hot_minute[i])
-        if fresh or rejected_minute >= window.step_from_minute:
+        if is_hot[i] and (fresh or rejected_minute >= window.step_from_minute):
             absolute = _absolute(scene, hot_grid[i], i, fresh)
         if own[i]:
             ours = _own(scene, i, (float(level[i]), float(level_before[i])))
@@ -132,9 +136,9 @@ def detect(window: HerdWindow, baselines: Baselines, policy: FeverPolicy) -> lis
             continue
         if absolute is not None:
             findings.append(absolute)
-        normal = np.isnan(rise[i]) or rise[i] < policy.clear_rise_c
-        if normal and fresh:
-            findings.extend(_normal(scene, i))
+        usual = np.isnan(rise[i]) or rise[i] < policy.clear_rise_c
+        if usual and fresh and is_normal[i]:
+            findings.append(_normal(scene, i))
     return findings
 
 
@@ -250,33 +254,28 @@ def _finding(
     )
 
 
-def _normal(scene: _Scene, i: int) -> list[Finding]:
-    """The newest reading's normal judgement, if it is normal; the alert law counts them."""
-    window, baselines, policy, herd = scene.window, scene.baselines, scene.policy, scene.herd
-    peaks = window.peak_c[i]
-    peaks = peaks[~np.isnan(peaks)]
-    if not len(peaks) or peaks[-1] >= policy.normal_c:
-        return []
+def _normal(scene: _Scene, i: int) -> Finding:
+    """The newest reading's normal judgement; the alert law counts them."""
+    window, baselines, herd = scene.window, scene.baselines, scene.herd
     baseline = float(baselines.temperature_c[i])
     at_ms = int(window.now_ms[i])
     value = float(window.temperature_c[i, -1])
-    return [
-        Finding(
-            subject=window.animals[i],
-            kind=KIND,
-            present=False,
-            severity=Severity.INFO,
-            at_ms=at_ms,
-            onset_ms=at_ms,
-            confidence=1.0,
-            sentence=f"{window.animals[i]}: {value:.1f} °C, normal",
-            evidence=Evidence(
-                value=value,
-                unit="°C",
-                baseline=None if np.isnan(baseline) else baseline,
-                deviation=None if np.isnan(baseline) else value - baseline,
-                reference_n=int(baselines.n[i]),
-                herd=herd.phrase,
-            ),
-        )
-    ]
+    known = not math.isnan(baseline)
+    return Finding(
+        subject=window.animals[i],
+        kind=KIND,
+        present=False,
+        severity=Severity.INFO,
+        at_ms=at_ms,
+        onset_ms=at_ms,
+        confidence=1.0,
+        sentence=f"{window.animals[i]}: {value:.1f} °C, normal",
+        evidence=Evidence(
+            value=value,
+            unit="°C",
+            baseline=baseline if known else None,
+            deviation=value - baseline if known else None,
+            reference_n=int(baselines.n[i]),
+            herd=herd.phrase,
+        ),
+    )

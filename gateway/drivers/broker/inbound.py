@@ -124,7 +124,8 @@ class Inbound:
         if waiting >= IN_FLIGHT_HURRY:
             if waiting >= IN_FLIGHT_PAUSE:
                 self._source.hold(HOLD_IN_FLIGHT)
-            self._desk.hurry()
+            if waiting % IN_FLIGHT_HURRY == 0:  # and again when some of them are on disk, see `_settled`
+                self._desk.hurry()
 
     def _within_rate(self, ruling: Ruling, rate: Rate, qos: int, now_s: float) -> bool:
         """Whether the message passes. Over the limit it is the last for a while, or dropped (decision 24)."""
