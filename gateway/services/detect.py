@@ -3,7 +3,7 @@
 `committed` and `rejected` are called on the event loop, `run` is started there by services/jobs.
 What was committed is gathered, and taken into the windows before anybody looks at them. Numpy and
 the store are used in worker threads. A lock keeps the windows' one writer (the loop) and their
-reader apart; it is held for the copying of a view at most (about 10 ms per 1000 animals).
+reader apart; it is held for the copying of a view at most (about 6 ms per 1000 animals).
 """
 
 from __future__ import annotations

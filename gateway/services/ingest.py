@@ -48,8 +48,8 @@ class IngestLimits(msgspec.Struct, frozen=True):
         batch_max: readings that trigger a commit at once.
         queue_max: QoS 0 messages beyond this many waiting ones are dropped and counted.
             QoS 1 and 2 are bounded by 64 unacknowledged publishes a connection.
-        animals_max: a bound on ghost ids (decision 9): 5000 × about 25 KB of detector
-            window is 125 MB, the most a Pi should give.
+        animals_max: a bound on ghost ids (decision 9): 5000 × about 16 KB of detector
+            window is 80 MB, the most a Pi should give.
     """
 
     commit_window_s: float = 0.5
