@@ -105,6 +105,7 @@ class Connection(Wire):
         """Refuse at the first byte what is not MQTT."""
         if (
             self._phase is _Phase.AWAITING
+            and data
             and not len(self._framer)
             and data[0] != CONNECT
             and not self.closed
@@ -113,7 +114,7 @@ class Connection(Wire):
             return
         super().data_received(data)
 
-    def eof_received(self) -> bool:
+    def on_end(self) -> bool:
         """Keep our half open while acknowledgements are owed to a client that said goodbye."""
         if self._phase is _Phase.LEAVING and self._inbound:
             return True

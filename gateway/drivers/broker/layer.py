@@ -39,6 +39,9 @@ class Layer(asyncio.Transport, asyncio.Protocol, ABC):
         self._deadline: asyncio.TimerHandle | None = None
         self._opened = False
         self._closing = False
+        self._rest = b""
+        self._ended = False  # after `_rest`
+        self._unheard = False  # the protocol above has paused reading
 
     # What a layer adds.
 
@@ -70,9 +73,28 @@ class Layer(asyncio.Transport, asyncio.Protocol, ABC):
         self._upper.connection_made(self)
 
     def deliver(self, data: bytes) -> None:
-        """Pass bytes to the protocol above."""
-        if isinstance(self._upper, asyncio.Protocol) and not self._closing:
+        """Pass bytes to the protocol above, if there are any."""
+        if data and isinstance(self._upper, asyncio.Protocol) and not self._closing:
             self._upper.data_received(data)
+
+    def later(self, rest: bytes) -> None:
+        """Take the rest in the loop's next turn: others have theirs. The peer is not heard until then."""
+        self._rest = rest
+        if self._below is not None:
+            self._below.pause_reading()
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        rest, self._rest = self._rest, b""
+        if self._closing:
+            return
+        self.receive(rest)
+        if self._rest or self._closing:
+            return
+        if self._ended:
+            self.end_of_input()
+        if not self._unheard:
+            self.resume_reading()
 
     def put(self, data: bytes) -> None:
         """Write to the transport below, past `wrap`: a word of this layer's own."""
@@ -113,12 +135,16 @@ class Layer(asyncio.Transport, asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         """Hear the peer, unless we have done with it."""
-        if not self._closing:
+        if self._rest:
+            self._rest += data
+        elif not self._closing:
             self.receive(data)
 
     def eof_received(self) -> bool:
         """Keep the socket as long as the protocol above keeps its half; `close` ends it."""
-        if not self._closing:
+        if self._rest:
+            self._ended = True
+        elif not self._closing:
             self.end_of_input()
         return True
 
@@ -196,12 +222,14 @@ class Layer(asyncio.Transport, asyncio.Protocol, ABC):
 
     def pause_reading(self) -> None:
         """Hear nothing from the peer for now; what it has sent stays in the kernel."""
+        self._unheard = True
         if self._below is not None:
             self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        """Hear it again."""
-        if self._below is not None and not self._closing:
+        """Hear it again, when what has come is taken."""
+        self._unheard = False
+        if self._below is not None and not self._closing and not self._rest:
             self._below.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

@@ -69,17 +69,15 @@ class Tls(Layer):
         records: list[bytes] = []
         ended = False
         try:
-            while not ended:
-                record = tls.read(READ_CHUNK_BYTES)
+            while record := tls.read(READ_CHUNK_BYTES):
                 records.append(record)
-                ended = not record
+            ended = True  # close_notify reads as nothing
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
             ended = True
         self.put(self._outgoing.read())  # an answer to a new key, if one was asked for
-        if records:
-            self.deliver(b"".join(records))
+        self.deliver(b"".join(records))
         if ended and not self._closing:
             self.end_of_input()
 

@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 from websockets.datastructures import MultipleValuesError
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import State
+from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from gateway.drivers.broker.gate import Gate
 from gateway.drivers.broker.layer import Layer
-from gateway.drivers.broker.limits import HANDSHAKE_BYTES_MAX
+from gateway.drivers.broker.limits import FRAME_BYTES_MIN, FRAMES_PER_TURN, HANDSHAKE_BYTES_MAX
 
 PATHS = frozenset({"/", "/mqtt"})
 SUBPROTOCOL = Subprotocol("mqtt")  # the client must offer it, the server must select it (6.0.0-3, -4)
 
+PIECE_BYTES = FRAMES_PER_TURN * FRAME_BYTES_MIN
 FIXED_HEADER_BYTES_MAX = 5  # of an MQTT packet: first byte and up to four of length
 
 _log = logging.getLogger(__name__)
@@ -65,18 +66,25 @@ class WebSocket(Layer):
         """Wait for the client's request."""
 
     def receive(self, data: bytes) -> None:
-        """Take the request, then frames."""
+        """Take the request, then frames; after many, the rest in the loop's next turn."""
         if not self._opened:
             self._request_bytes += len(data)
             if self._request_bytes > HANDSHAKE_BYTES_MAX:
                 self.fail("websocket_refused", f"a request of more than {HANDSHAKE_BYTES_MAX} bytes")
                 return
-        self._protocol.receive_data(data)
-        self._handle()
+        events: list[Event] = []
+        taken = 0
+        while taken < len(data) and len(events) < FRAMES_PER_TURN:
+            self._protocol.receive_data(data[taken : taken + PIECE_BYTES])
+            events += self._protocol.events_received()
+            taken += PIECE_BYTES
+        self._handle(events)
+        if taken < len(data) and not self._closing and self._protocol.close_rcvd is None:
+            self.later(data[taken:])
 
-    def _handle(self) -> None:
+    def _handle(self, events: list[Event]) -> None:
         payloads: list[bytes] = []
-        for event in self._protocol.events_received():
+        for event in events:
             if isinstance(event, Request):
                 self._answer(event)
             elif isinstance(event, Frame):

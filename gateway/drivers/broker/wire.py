@@ -12,6 +12,7 @@ from typing import cast
 
 from gateway.drivers.broker.framing import Framer, MalformedError
 from gateway.drivers.broker.limits import (
+    PACKETS_PER_TURN,
     READ_CHUNK_BYTES,
     WRITE_BATCH_BYTES,
     WRITE_HIGH_WATER_BYTES,
@@ -25,12 +26,14 @@ HOLD_CONTROL = 4  # a SUBSCRIBE or UNSUBSCRIBE is being answered; they keep thei
 HOLD_OUTPUT = 8  # the peer does not read
 HOLD_STOPPING = 16  # the gateway is shutting down
 HOLD_RATE = 32  # it has sent more than its rate
+HOLD_TURN = 64  # it has had its share of this turn of the loop
 
 
 class Wire(asyncio.Protocol, ABC):
     """What every connection has; `Connection` says what packets mean."""
 
     __slots__ = (
+        "_ended",
         "_flush_due",
         "_framer",
         "_heard_s",
@@ -54,6 +57,7 @@ class Wire(asyncio.Protocol, ABC):
         self._holds = 0
         self._parsing = False
         self._resume_due = False
+        self._ended = False
         self._output: list[bytes] = []
         self._output_bytes = 0
         self._flush_due = False
@@ -73,6 +77,10 @@ class Wire(asyncio.Protocol, ABC):
     @abstractmethod
     def on_fault(self, why: str) -> None:
         """The peer broke the protocol."""
+
+    @abstractmethod
+    def on_end(self) -> bool:
+        """The peer says no more, and all it has said is handled. Whether our half stays open."""
 
     @abstractmethod
     def on_stalled(self) -> None:
@@ -102,7 +110,19 @@ class Wire(asyncio.Protocol, ABC):
             return
         self._heard_s = self._loop.time()
         self._framer.feed(data)
-        self._parse()
+        if not self._resume_due:
+            self._parse()
+
+    def eof_received(self) -> bool:
+        """The peer has closed its half; what it said before counts, and may still wait behind a hold.
+
+        A layer below tells of the end as soon as it has passed on what came before it. What holds
+        this connection has its own end: a commit, the rate's pause, the deadline for output.
+        """
+        if self._holds or self._resume_due:
+            self._ended = True
+            return True
+        return self.on_end()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the interface
         """Stop the timers; the socket is gone."""
@@ -133,7 +153,13 @@ class Wire(asyncio.Protocol, ABC):
         self._parsing = True
         try:
             self.on_batch()
+            left = PACKETS_PER_TURN
             while not self._holds and not self.closed:
+                if not left:
+                    self.hold(HOLD_TURN)
+                    self.release(HOLD_TURN)  # which goes on in the next turn
+                    break
+                left -= 1
                 packet = self._framer.take()
                 if packet is None:
                     break
@@ -164,8 +190,12 @@ class Wire(asyncio.Protocol, ABC):
         if self._holds or self.closed or self._transport is None:
             return
         self._heard_s = self._loop.time()  # it could not be heard while it was held
-        self._transport.resume_reading()
         self._parse()
+        if self._holds or self._resume_due or self.closed:
+            return
+        if self._ended and not self.on_end():
+            return
+        self._transport.resume_reading()
 
     # Output.
 

@@ -83,6 +83,21 @@ class Barn:
             assert time.monotonic() < deadline, f"{what} did not happen: {dict(self.counters)}"
             await asyncio.sleep(0.002)
 
+    async def settle_all(self, count):
+        """Acknowledge what comes in, as it comes in, until it was `count` messages."""
+        for number in range(count):
+            await self.until(lambda wanted=number: len(self.receipts) > wanted, f"message {number + 1}")
+            self.receipts[number].settle()
+
+    async def most_in_one_turn(self, count):
+        """The most messages that one turn of the loop has taken, of `count` in all."""
+        most = seen = 0
+        async with asyncio.timeout(PATIENCE_S):
+            while seen < count:
+                await asyncio.sleep(0)
+                most, seen = max(most, len(self.messages) - seen), len(self.messages)
+        return most
+
 
 @contextlib.asynccontextmanager
 async def barn(**options) -> AsyncIterator[Barn]:

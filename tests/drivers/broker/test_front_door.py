@@ -12,6 +12,7 @@ import pytest
 from gateway.core.rates import Rate
 from gateway.drivers.broker import EmbeddedBroker, Listener, Principal
 from gateway.drivers.broker import packets as p
+from gateway.drivers.broker.limits import PACKETS_PER_TURN
 from gateway.errors import NetworkError
 from tests.drivers.broker.harness import (
     SENSOR,
@@ -802,6 +803,29 @@ def test_the_gateway_publishes_before_and_after_start():
         await place.broker.close()
 
     asyncio.run(main())
+
+
+def test_what_was_said_before_the_end_counts_though_it_waits_behind_a_commit():
+    async def scenario(place):
+        async with raw(place) as client:
+            client.send(connect_bytes(will=(SENSOR, b"will", 0, False)))
+            client.send(b"".join(publish_bytes(SENSOR, b"%d" % n) for n in range(200)) + b"\xe0\x00")
+            client.writer.write_eof()
+            await place.settle_all(200)
+            assert (await client.closed())[4:] == b""
+        assert [message.payload for message in place.messages] == [b"%d" % n for n in range(200)]
+
+    run(scenario, settling=False)
+
+
+def test_a_flood_of_small_packets_leaves_the_others_their_turns():
+    async def scenario(place):
+        async with connected(place) as client:
+            client.send(publish_bytes(SENSOR) * 10_000)
+            assert await place.most_in_one_turn(10_000) <= PACKETS_PER_TURN
+            await client.ping()
+
+    run(scenario)
 
 
 # Rates (decision 24); core/rates has the tables.

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from gateway.drivers.broker import limits as bounds
 from gateway.drivers.broker.access import AnonymousAccess
 from tests.conftest import need
 from tests.drivers.broker.certified import (
@@ -244,6 +245,92 @@ def test_acknowledgements_reach_a_client_that_has_said_goodbye():
         assert bytes(heard) == b"\x20\x02\x00\x00\x40\x02\x00\x07"
 
     run(scenario, settling=False)
+
+
+class Memory:
+    """A TLS client whose records go out when the test says so, many in one write."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = client_context().wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+
+    async def shake_hands(self):
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.writer.write(self.outgoing.read())
+                async with asyncio.timeout(5):
+                    self.incoming.write(await self.reader.read(65536))
+            else:
+                return
+
+    def send(self, *pieces, last=False):
+        """One record for each piece; after the last, our close_notify."""
+        for piece in pieces:
+            self.tls.write(piece)
+        if last:
+            with contextlib.suppress(ssl.SSLError):
+                self.tls.unwrap()
+        self.writer.write(self.outgoing.read())
+
+    async def closed(self):
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionError):
+                await self.reader.read()
+
+
+@contextlib.asynccontextmanager
+async def in_memory(place):
+    client = Memory(*await asyncio.open_connection("127.0.0.1", place.port))
+    try:
+        await client.shake_hands()
+        yield client
+    finally:
+        client.writer.close()
+        with contextlib.suppress(OSError):
+            await client.writer.wait_closed()
+
+
+@pytest.mark.parametrize("goodbye", [True, False], ids=["DISCONNECT", "no DISCONNECT"])
+def test_what_was_said_before_the_close_counts_though_it_waits_behind_a_commit(goodbye):
+    async def scenario(place):
+        async with in_memory(place) as client:
+            client.send(
+                connect_bytes(will=(SENSOR, b"will", 0, False)),
+                b"".join(publish_bytes(SENSOR, b"%d" % number) for number in range(200)),
+                b"\xe0\x00" if goodbye else b"",
+                last=True,
+            )
+            await place.settle_all(200)
+            await client.closed()
+            await place.until(lambda: place.broker.connections == 0)
+        said = [b"%d" % number for number in range(200)]
+        assert [message.payload for message in place.messages] == said + ([] if goodbye else [b"will"])
+
+    run(scenario, settling=False)
+
+
+def test_a_client_that_closes_before_it_has_said_anything_is_no_fault(caplog):
+    async def scenario(place):
+        async with in_memory(place) as client:
+            client.send(last=True)
+            await client.closed()
+        await place.until(lambda: place.broker.connections == 0)
+        assert place.counters["tls_failures"] == place.counters["protocol_errors"] == 0
+
+    run(scenario)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_flood_of_small_packets_in_records_leaves_the_others_their_turns():
+    async def scenario(place):
+        async with in_memory(place) as client:
+            client.send(connect_bytes(), publish_bytes(SENSOR) * 10_000)
+            assert await place.most_in_one_turn(10_000) <= bounds.PACKETS_PER_TURN
+
+    run(scenario)
 
 
 def test_a_subscriber_that_does_not_read_is_cut_and_delays_nobody():

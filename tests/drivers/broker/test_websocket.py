@@ -388,6 +388,74 @@ def test_mqtt_rubbish_inside_a_websocket_closes_it():
     run(scenario)
 
 
+def masked(payload, opcode=2):
+    """One frame of a client, with a mask of zeros."""
+    size = len(payload)
+    length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return bytes((0x80 | opcode,)) + length + bytes(4) + payload
+
+
+@contextlib.asynccontextmanager
+async def shaken_hands(place, *, tls):
+    """A bare socket, or one inside TLS, after the WebSocket handshake."""
+    options = {"ssl": client_context(), "server_hostname": "localhost"} if tls else {}
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port, **options)
+    try:
+        writer.write(REQUEST + b"Sec-WebSocket-Protocol: mqtt\r\n\r\n")
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n")
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("goodbye", [True, False], ids=["DISCONNECT", "no DISCONNECT"])
+def test_what_was_said_before_the_close_frame_counts_though_it_waits_behind_a_commit(goodbye, tls):
+    async def scenario(place):
+        async with shaken_hands(place, tls=tls) as (reader, writer):
+            writer.write(
+                masked(connect_bytes(will=(SENSOR, b"will", 0, False)))
+                + b"".join(masked(publish_bytes(SENSOR, b"%d" % number)) for number in range(200))
+                + masked(b"\xe0\x00" if goodbye else b"")
+                + masked((1000).to_bytes(2, "big"), opcode=8)
+            )
+            await place.settle_all(200)
+            await rest(reader)
+            await place.until(lambda: place.broker.connections == 0)
+        said = [b"%d" % number for number in range(200)]
+        assert [message.payload for message in place.messages] == said + ([] if goodbye else [b"will"])
+
+    run(scenario, tls=tls, settling=False)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+def test_a_flood_of_small_frames_leaves_the_others_their_turns(tls):
+    async def scenario(place):
+        async with shaken_hands(place, tls=tls) as (reader, writer):
+            writer.write(masked(connect_bytes()) + masked(publish_bytes(SENSOR)) * 5_000)
+            writer.write(masked(b"\xe0\x00") + masked((1000).to_bytes(2, "big"), opcode=8))
+            assert await place.most_in_one_turn(5_000) < 2 * bounds.FRAMES_PER_TURN
+            assert b"\x88\x02\x03\xe8" in await rest(reader), "the close is answered, at the end"
+
+    run(scenario, tls=tls)
+
+
+def test_frames_that_are_taken_in_several_turns_keep_their_order():
+    async def scenario(place):
+        async with shaken_hands(place, tls=False) as (reader, writer):
+            writer.write(masked(b"", opcode=10) * 5_000 + masked(b"", opcode=9))
+            async with asyncio.timeout(5):
+                assert await reader.readexactly(2) == b"\x8a\x00", "after the pongs, before CONNECT"
+            writer.write(masked(connect_bytes()))
+            async with asyncio.timeout(5):
+                assert await reader.readexactly(6) == b"\x82\x04" + ACCEPTED
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
 def test_a_subscriber_that_does_not_read_is_cut_and_delays_nobody(tls):
     async def scenario(place):
