@@ -144,11 +144,15 @@ panel: 5
             "1: mqtt.username: asks for passwords, and broker.allow_anonymous lets everyone in",
         ),
         (
+            "mqtt: {username: a, password: b}\nbroker: {tls: {enabled: true, host: '::'}, allow_anonymous: true}",
+            "1: mqtt.username: asks for passwords, and broker.allow_anonymous lets everyone in",
+        ),
+        (
             "mode: production\nbroker:\n  allow_anonymous: true\n  tls: {enabled: true}",
             "3: broker.allow_anonymous: production lets nobody speak without a password",
         ),
         (
-            "mode: production\nbroker:\n  host: 0.0.0.0\n  tls: {enabled: true}",
+            "mode: production\nbroker:\n  host: 0.0.0.0\n  tls: {enabled: true}\n  open_topics: []",
             "3: broker.host: passwords and readings would reach 0.0.0.0 unencrypted",
         ),
         (
@@ -280,6 +284,57 @@ def test_an_open_broker_is_allowed_when_written_out_and_warned_about(tmp_path: P
     } <= warned
 
 
+LISTENERS = [
+    ("tls: {enabled: true, host: 192.0.2.7}", "192.0.2.7"),
+    ("host: 192.0.2.7, tls: {enabled: true, host: 127.0.0.1}", "192.0.2.7"),
+    ("websocket: {enabled: true, tls: true, host: '::'}", "::"),
+    ("tls: {enabled: true, host: 0.0.0.0}, websocket: {enabled: true, tls: true, host: '::'}", "0.0.0.0, ::"),
+]
+
+
+@pytest.mark.parametrize(("listeners", "hosts"), LISTENERS)
+def test_an_open_broker_is_warned_about_whichever_listener_others_reach(
+    tmp_path: Path, listeners: str, hosts: str
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(f"broker: {{allow_anonymous: true, {listeners}}}\n", encoding="utf-8")
+    loaded = read(path, {})
+    assert loaded.faults == ()
+    told = {note.path: str(note) for note in loaded.notes}
+    assert f"everyone who reaches {hosts} may publish" in told["broker.allow_anonymous"]
+    assert f"lets those who reach {hosts} use topics" in told["broker.open_topics"]
+
+
+def test_a_listener_that_is_off_opens_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        "broker: {allow_anonymous: true, tls: {host: 0.0.0.0}, websocket: {host: 0.0.0.0}}\n",
+        encoding="utf-8",
+    )
+    assert read(path, {}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "opened", "faults"),
+    [
+        ("127.0.0.1", "['#']", set()),
+        ("0.0.0.0", "[]", set()),
+        ("0.0.0.0", "[barn/#, house/+/door]", set()),
+        ("0.0.0.0", "[barn/#, '+/door', '#']", {"broker.open_topics[1]", "broker.open_topics[2]"}),
+    ],
+)
+def test_production_on_the_network_passes_on_named_topics_only(
+    tmp_path: Path, host: str, opened: str, faults: set[str]
+) -> None:
+    """S3-053: a whitelist."""
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        f"mode: production\nbroker: {{tls: {{enabled: true, host: {host}}}, open_topics: {opened}}}\n",
+        encoding="utf-8",
+    )
+    assert {fault.path for fault in read(path, {}).faults} == faults
+
+
 def test_a_network_address_is_safe_without_more_words_and_says_what_can_be_overheard(tmp_path: Path) -> None:
     """Decision 34: without `allow_anonymous` each device needs its password there."""
     path = tmp_path / "g.yaml"
@@ -321,6 +376,7 @@ def test_production_names_every_unmet_demand_at_once(tmp_path: Path) -> None:
     assert {fault.path for fault in read(path, {}).faults} == {
         "broker.host",
         "broker.allow_anonymous",
+        "broker.open_topics[0]",
         "broker.tls.enabled",
         "broker.websocket.tls",
         "service.health_check_host",

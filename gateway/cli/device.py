@@ -80,7 +80,10 @@ def add(
 def rotate(
     ids: Ids, config: ConfigFile = None, csv: CsvFile = None, as_json: AsJson = False, code: WithCode = None
 ) -> None:
-    """Give devices new passwords; the old ones end at once, and so do their connections."""
+    """Give devices new passwords; the old ones end at once, and so do their connections.
+
+    A client certificate of the device stays good: only `remove` shuts it out.
+    """
     settings = _settings(config)
     wanted = _ids(ids)
     _check_place(wanted, csv, as_json=as_json)

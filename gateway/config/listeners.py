@@ -57,6 +57,15 @@ def _origin_fault(origin: str) -> str | None:
     return None
 
 
+def network_hosts(config: Config) -> str:
+    """The addresses at which other machines reach the broker, each once; empty without one."""
+    broker = config.broker
+    hosts = [broker.host]
+    hosts += [broker.tls_host] if broker.tls.enabled else []
+    hosts += [broker.websocket_host] if broker.websocket.enabled else []
+    return ", ".join(dict.fromkeys(host for host in hosts if not is_loopback(host)))
+
+
 def listener_warnings(config: Config) -> Iterator[Contradiction]:
     """What works and should still be known."""
     broker = config.broker

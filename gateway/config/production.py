@@ -1,5 +1,7 @@
 """What `mode: production` demands (S3-049): everyone proves who they are, and nothing readable leaves.
 
+Topics that others may use are known by name (S3-053).
+
 Pure. Each demand that is not met is a fault of its own, so that one look at the output is enough.
 """
 
@@ -8,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.config.faults import Contradiction
+from gateway.config.listeners import network_hosts
 from gateway.config.schema import Config, is_local, is_loopback
+
+_ANY_NAME = ("#", "+")
+"""How a filter begins that is no entry of a list of allowed topics (S3-053): its first level may be any."""
 
 
 def production_faults(config: Config) -> Iterator[Contradiction]:
@@ -22,6 +28,13 @@ def production_faults(config: Config) -> Iterator[Contradiction]:
             "production lets nobody speak without a password; write false, "
             "and give each device its own: `barn-gateway device add COW_001`",
         )
+    for number, topic in enumerate(broker.open_topics):
+        if broker.on_network and topic.startswith(_ANY_NAME):
+            yield Contradiction(
+                (f"broker.open_topics[{number}]", "broker.open_topics", "mode"),
+                f'"{topic}" opens topics of any name to those who reach {network_hosts(config)}; production '
+                "passes on none but those it knows or you name: [], or a list like [barn/#]",
+            )
     if not broker.tls.enabled:
         yield Contradiction(
             ("broker.tls.enabled", "mode"),

@@ -10,7 +10,7 @@ import zoneinfo
 from collections.abc import Collection, Iterator
 
 from gateway.config.faults import Contradiction
-from gateway.config.listeners import listener_faults, listener_warnings
+from gateway.config.listeners import listener_faults, listener_warnings, network_hosts
 from gateway.config.production import production_faults
 from gateway.config.schema import Config, is_local, is_loopback
 from gateway.core.topics import ALERTS_PATTERN, covers, filter_fault, size_fault, topic_fault
@@ -60,15 +60,15 @@ def _mqtt(config: Config) -> Iterator[Contradiction]:
     yield from _credentials("mqtt", mqtt.username, mqtt.password)
     if mqtt.ca_certs and not mqtt.use_tls:
         yield Contradiction(("mqtt.ca_certs", "mqtt.use_tls"), "has no effect without use_tls: true")
-    if is_loopback(config.broker.host) or not is_local(mqtt.broker_host):
+    if not is_local(mqtt.broker_host):
         return
-    if mqtt.use_tls:
+    if mqtt.use_tls and not is_loopback(config.broker.host):
         yield Contradiction(
             ("mqtt.use_tls", "broker.host"),
             "the listener of broker.host is the unencrypted one; write broker.tls.enabled: true and "
             "broker.host: 127.0.0.1, or remove this key to accept readings in the clear knowingly",
         )
-    if mqtt.username and config.broker.allow_anonymous:
+    if mqtt.username and config.broker.allow_anonymous and config.broker.on_network:
         yield Contradiction(
             ("mqtt.username", "broker.allow_anonymous"),
             "asks for passwords, and broker.allow_anonymous lets everyone in without; "
@@ -216,22 +216,8 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
             yield Contradiction(
                 (f"detector_schedules.{job}",), "accepted, but this version has no detector for it yet"
             )
-    if not is_loopback(broker.host):
-        if broker.allow_anonymous:
-            yield Contradiction(
-                ("broker.allow_anonymous",), f"everyone who reaches {broker.host} may publish and subscribe"
-            )
-        else:
-            yield Contradiction(
-                ("broker.host",),
-                f"who listens on the network of {broker.host} can read passwords and readings",
-            )
-        if broker.open_topics:
-            yield Contradiction(
-                ("broker.open_topics",),
-                "lets the network use topics the gateway does not know; [] leaves its own only",
-            )
-    elif mqtt.use_tls and not broker.tls.enabled:
+    yield from _network_warnings(config)
+    if mqtt.use_tls and is_loopback(broker.host) and not broker.tls.enabled:
         yield Contradiction(
             ("mqtt.use_tls",),
             f"has no effect: {broker.host}:{config.broker_port} is unencrypted; TLS is broker.tls",
@@ -252,3 +238,22 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
         )
     if uplink.enabled and uplink.password and not uplink.use_tls and not is_local(uplink.host or ""):
         yield Contradiction(("uplink.use_tls",), f"the password goes to {uplink.host} unencrypted")
+
+
+def _network_warnings(config: Config) -> Iterator[Contradiction]:
+    """What others on the network may do with the broker, by whichever of its listeners (decision 34)."""
+    broker, hosts = config.broker, network_hosts(config)
+    if hosts and broker.allow_anonymous:
+        yield Contradiction(
+            ("broker.allow_anonymous",), f"everyone who reaches {hosts} may publish and subscribe"
+        )
+    if not is_loopback(broker.host):
+        yield Contradiction(
+            ("broker.host",),
+            f"who listens on the network of {broker.host} can read passwords and readings",
+        )
+    if hosts and broker.open_topics:
+        yield Contradiction(
+            ("broker.open_topics",),
+            f"lets those who reach {hosts} use topics the gateway does not know; [] leaves its own only",
+        )

@@ -1,10 +1,14 @@
 """How many messages a client may send: a token bucket for each client and row (decision 24).
 
+A client is here who cannot be another at will: a device, with all its connections, or without a
+credential all connections of one address. A client id can be chosen, so it counts for nothing.
+
 Pure: time is an argument, in monotonic seconds; it may stand still or jump ahead, never back.
 
 A client over its limit is slowed, not robbed. Messages of QoS 1 and 2 always pass; when the last
 token is gone the socket rests until there is one again, so that a backlog of any length drains.
-Messages of QoS 0 have no such answer: they are dropped, and a flood of them ends the connection.
+Messages of QoS 0 have no such answer: they are dropped, and a flood of them ends the connection
+that goes on with it.
 """
 
 from __future__ import annotations
@@ -132,6 +136,8 @@ class TokenBucket:
 class Meter:
     """All buckets of one client: one for each row it uses, and there are a handful of rows.
 
+    Its connections share them: each rests by itself, and the longer the more of them are over the limit.
+
     Args:
         scale: animals the client speaks for, at least 1.
     """
@@ -151,7 +157,7 @@ class Meter:
 
 
 class Meters:
-    """The meters of all clients: whoever reconnects finds its buckets as it left them.
+    """The meters of all clients: whoever reconnects, by any client id, finds its buckets as it left them.
 
     Beyond CLIENTS_MAX the client that connected longest ago is forgotten; a connection that still
     holds its meter goes on with it.
@@ -164,13 +170,18 @@ class Meters:
     def __len__(self) -> int:
         return len(self._meters)
 
-    def of(self, client_id: str, scale: int) -> Meter:
-        """The meter for a client that has just been let in; a new one if `scale` has changed."""
-        meter = self._meters.pop(client_id, None)
+    def of(self, whose: str, scale: int) -> Meter:
+        """The meter for a connection that has just been let in; a new one if `scale` has changed.
+
+        Args:
+            whose: a device's id, or what stands for an address.
+            scale: see Meter.
+        """
+        meter = self._meters.pop(whose, None)
         if meter is None or meter.scale != scale:
             meter = Meter(scale)
         if len(self._meters) >= CLIENTS_MAX:
             del self._meters[next(iter(self._meters))]
             self.forgotten += 1
-        self._meters[client_id] = meter
+        self._meters[whose] = meter
         return meter

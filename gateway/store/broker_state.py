@@ -36,6 +36,9 @@ SEEN_STEP_MS = 3_600_000
 """`seen_ms` is written when it moves by an hour: it orders sessions that are idle for days. Collars that
 wake every minute would otherwise write 17 rows a commit (1000 of them, 0.5 s), each on its own page."""
 PACKET_ID_MAX = 65_535
+NUMBER_MAX = 2**53
+"""Of a waiting message: 1000 a second for 285,000 years. Numbers go on from the highest that comes back, and
+one near 2^63, which only damage writes, would soon be none that SQLite takes."""
 
 _QOS = (0, 1, 2)
 _FLAG = (0, 1)
@@ -270,6 +273,6 @@ def _message(
 
 def _waiting(number: int | None, received: int | None, retain: int | None, *row: Any) -> Waiting | None:
     message = _message(*row, retain=retain == 1)
-    if message is None or not message.qos or number is None or number < 0:
+    if message is None or not message.qos or number is None or not 0 <= number <= NUMBER_MAX:
         return None
     return Waiting(number, message, received == 1) if received in _FLAG and retain in _FLAG else None

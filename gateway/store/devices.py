@@ -192,6 +192,7 @@ class DeviceFile:
         self._seen: tuple[int, ...] | None = None
         self._fault: str | None = None
         self._loaded = False
+        self._was_there = False
 
     def look(self) -> Look:
         """What is new. A fault is told once; a first look at a broken file takes its previous version."""
@@ -211,13 +212,18 @@ class DeviceFile:
         except ValueError as error:  # decoding faults are ValueErrors too
             self._seen = seen
             return self._failed(str(error))
-        self._seen, self._fault, self._loaded = seen, None, True
+        self._seen, self._fault = seen, None
+        self._loaded = self._was_there = True
         return Look(roster)
 
     def _without_file(self) -> Look:
+        """No devices where there never was a file; one that has vanished is a fault."""
         self._seen = None
-        if self._loaded or self._previous_path().exists():
+        if self._was_there or self._previous_path().exists():
             return self._failed(_MISSING)
+        self._fault = None
+        if self._loaded:
+            return _SAME
         self._loaded = True
         return Look(Roster())
 
@@ -232,7 +238,7 @@ class DeviceFile:
             roster = _read(self._previous_path())
         except (OSError, ValueError):
             return Look(None, f"{self.path}: {what}; no device can log in until it is put right")
-        self._loaded = True
+        self._loaded = self._was_there = True
         return Look(roster, f"{self.path}: {what}; the version before it is in force")
 
     def _previous_path(self) -> Path:

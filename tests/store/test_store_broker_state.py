@@ -33,7 +33,7 @@ from gateway.core.broker_state import (
     Waiting,
 )
 from gateway.store import broker_state
-from gateway.store.broker_state import SEEN_STEP_MS
+from gateway.store.broker_state import NUMBER_MAX, SEEN_STEP_MS
 from gateway.store.database import Database
 from gateway.store.integrity import verify
 from gateway.store.migrations import migrate, migrations
@@ -330,6 +330,7 @@ def test_a_session_that_is_none_is_left_out_with_all_that_is_its(
         "UPDATE broker_waiting SET qos = 0 WHERE number = 2",
         "UPDATE broker_waiting SET number = -2 WHERE number = 2",
         "UPDATE broker_waiting SET number = 'two' WHERE number = 2",
+        f"UPDATE broker_waiting SET number = {NUMBER_MAX + 1} WHERE number = 2",
         "UPDATE broker_waiting SET received = 7 WHERE number = 2",
         "UPDATE broker_waiting SET received = 0.5 WHERE number = 2",
         "UPDATE broker_waiting SET retain = 7 WHERE number = 2",
@@ -356,6 +357,19 @@ def test_one_row_that_makes_no_sense_is_left_out_and_counted(con: sqlite3.Connec
     (tablet,) = state.sessions
     rest = len(tablet.filters) + len(tablet.waiting) + len(tablet.received_ids) + len(state.retained)
     assert (rest, state.left_out) == (2 + 3 + 1 + 2 - 1, 1)
+
+
+def test_a_number_at_the_end_of_the_integers_does_not_stop_the_messages_after_it(
+    con: sqlite3.Connection,
+) -> None:
+    broker_state.apply(con, TABLET)
+    con.execute(f"UPDATE broker_waiting SET number = {2**63 - 1} WHERE number = 10")
+    con.execute(f"UPDATE broker_waiting SET number = {NUMBER_MAX} WHERE number = 2")
+    numbers = [one.number for one in load(con).sessions[0].waiting]
+    assert numbers == [1, NUMBER_MAX]
+    broker_state.apply(con, [SessionSeen("tablet", T0), Queued("tablet", numbers[-1] + 1, message(b"next"))])
+    broker_state.apply(con, [SessionForgotten("tablet")])
+    assert con.execute("SELECT count(*) FROM broker_waiting").fetchone() == (0,)
 
 
 def test_more_than_the_broker_ever_keeps_is_left_out(con: sqlite3.Connection) -> None:

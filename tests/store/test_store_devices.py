@@ -166,6 +166,21 @@ def test_a_register_that_vanishes_while_the_gateway_runs_puts_nobody_out(path: P
     assert known(file, "A", "B") == [False, True]
 
 
+def test_no_register_is_no_fault_where_there_never_was_one(path: Path) -> None:
+    file = DeviceFile(path)
+    roster = file.look().roster
+    assert roster is not None
+    assert len(roster) == 0
+    for _ in range(3):
+        look = file.look()
+        assert (look.roster, look.fault) == (None, None)
+    enter(path, "A")
+    assert known(file, "A") == [True]
+    for one in path.parent.iterdir():
+        one.unlink()
+    assert "is missing; the devices known so far stay in force" in str(file.look().fault)
+
+
 def test_without_any_readable_version_nobody_can_log_in_until_there_is_one(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("{", encoding="utf-8")

@@ -66,8 +66,8 @@ class Access(Protocol):
         """Who this is, or why not; None leaves the reason to the door. Slow work belongs in an awaitable."""
         ...
 
-    def still_valid(self, principal: Principal) -> bool:
-        """Whether it would be let in again as it is. Asked for every connection when credentials change."""
+    def still_valid(self, principal: Principal, client_id: str) -> bool:
+        """Whether it would be let in again as it is. Asked of every connection when credentials change."""
         ...
 
     def may_publish(self, principal: Principal, topic: str) -> bool:
@@ -88,7 +88,7 @@ class AnonymousAccess:
         """Accept anyone, with or without a password."""
         return self._anyone
 
-    def still_valid(self, principal: Principal) -> bool:  # noqa: ARG002 - the interface
+    def still_valid(self, principal: Principal, client_id: str) -> bool:  # noqa: ARG002 - the interface
         """Nobody is ever put out."""
         return True
 

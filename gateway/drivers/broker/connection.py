@@ -127,18 +127,18 @@ class Connection(Wire):
         self._over()
         self._door.gone(self)
 
-    def evict(self) -> None:
-        """Another connection has taken over its client id."""
-        self._over()
+    def evict(self, *, will_due: bool = True) -> None:
+        """Another connection has taken over its client id, or it may not speak any more."""
+        self._over(will_due=will_due)
         self.abort()
 
-    def _over(self) -> None:
+    def _over(self, *, will_due: bool = True) -> None:
         """The session goes on without this connection. The will is due, unless the client said goodbye."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         will, self._will = self._will, None
-        if will is not None and self._inbound is not None and not self._door.stopping:
+        if will_due and will is not None and self._inbound is not None and not self._door.stopping:
             self.on_batch()
             self._inbound.will(will, self._now_ms, self._now_s)
         if self._inbound is not None:
@@ -325,7 +325,7 @@ class Connection(Wire):
             unsaid = packets.BAD_CREDENTIALS if connect.username else packets.NOT_AUTHORIZED
             self._refuse(unsaid if answer is None else answer)
             return
-        if not door.access.still_valid(answer):  # while it was asked for, it was put out
+        if not door.access.still_valid(answer, self.client_id):  # while it was asked for, it was put out
             self._refuse(packets.NOT_AUTHORIZED)
             return
         opened = door.enter(self, clean=connect.clean)
@@ -336,7 +336,7 @@ class Connection(Wire):
         if present:
             door.exchange.rejudge(self._session, partial(self._desk.may_subscribe, answer))
         self.principal = answer
-        self._inbound = Inbound(self, self._session, answer, self._desk)
+        self._inbound = Inbound(self, self._session, answer, self._desk, self.address)
         self._will = connect.will
         self._phase = _Phase.OPEN
         self.send(packets.connack_packet(packets.ACCEPTED, session_present=present))

@@ -265,7 +265,7 @@ class Exchange(Broker):
         """
         if not payload and topic not in self._retained.by_topic:
             return False
-        if not self._retained.put(Message(topic, payload, qos, retain=True)):
+        if not self._retained.put(Message(topic, payload, qos, retain=True), own=not keep):
             self._counters["retained_dropped"] += 1
         if keep:
             self.keeper.retained(topic)

@@ -45,8 +45,8 @@ class Visitor(Outlet, Protocol):
         """Take nothing more; acknowledgements still go out."""
         ...
 
-    def evict(self) -> None:
-        """Somebody else has its client id now, or it may not speak any more."""
+    def evict(self, *, will_due: bool = True) -> None:
+        """Somebody else has its client id now, or it may not speak any more: then its will is not due."""
         ...
 
     def close(self) -> None:
@@ -104,11 +104,12 @@ class FrontDoor:
             self.gate.leave(ticket)
 
     def recheck(self) -> None:
-        """Who may speak has changed: end what would not be let in any more. Its will is due."""
+        """Who may speak has changed: end what would not be let in any more, without its last word."""
         for visitor in tuple(self._inside):
-            if visitor.principal is not None and not self.access.still_valid(visitor.principal):
+            principal = visitor.principal
+            if principal is not None and not self.access.still_valid(principal, visitor.client_id):
                 self.counters["revoked"] += 1
-                visitor.evict()
+                visitor.evict(will_due=False)
 
     def new_client_id(self) -> str:
         """An id for a client that leaves it to us (3.1.3.1)."""

@@ -32,6 +32,8 @@ _PUBACK = bytes((PUBACK, 2))
 _PUBREC = bytes((PUBREC, 2))
 _PUBCOMP = bytes((PUBCOMP, 2))
 
+_PEER = "peer "  # before an address; no device has a blank in its id
+
 
 class Source(Protocol):
     """The connection, as its publishes see it."""
@@ -61,19 +63,22 @@ class Inbound:
         session: holds the ids of its QoS 2 messages.
         principal: who it is.
         desk: takes the publishes.
+        address: of the peer.
     """
 
     __slots__ = ("_desk", "_in_flight", "_meter", "_principal", "_rested", "_rulings", "_session", "_source")
 
-    def __init__(self, source: Source, session: Session, principal: Principal, desk: Desk) -> None:
+    def __init__(
+        self, source: Source, session: Session, principal: Principal, desk: Desk, address: str
+    ) -> None:
         self._source = source
         self._session = session
         self._principal = principal
         self._desk = desk
         self._rulings = desk.rulings_for(principal.roles)
-        self._meter = desk.meters.of(
-            session.client_id, animals_spoken_for(principal.roles, principal.speaks_for)
-        )
+        # By what a client cannot choose: each new client id would bring a full bucket.
+        whose = principal.name if principal.credential is not None else f"{_PEER}{address}"
+        self._meter = desk.meters.of(whose, animals_spoken_for(principal.roles, principal.speaks_for))
         self._rested: asyncio.TimerHandle | None = None
         self._in_flight = InFlight(self._settled)
 

@@ -117,10 +117,13 @@ class TokenAccess:
         self._complained_s, self._unsaid = now_s, 0
         return code
 
-    def still_valid(self, principal: Principal) -> bool:
-        """Whether the device is registered as it was when it logged in: same token, role, animals."""
+    def still_valid(self, principal: Principal, client_id: str) -> bool:
+        """Whether the device is registered as it was when it logged in: same token, role, animals.
+
+        Who gave no credential stays as long as its client id belongs to no device.
+        """
         if principal.credential is None:
-            return True
+            return self._roster.owner(client_id) is None
         device = self._roster.get(principal.name)
         return device is not None and principal_of(device) == principal
 

@@ -5,6 +5,8 @@ import logging
 
 import pytest
 
+from gateway.core.broker_state import Message
+from gateway.drivers.broker.retained import RetainedMessages
 from tests.drivers.broker.harness import (
     SENSOR,
     ack,
@@ -165,22 +167,62 @@ def test_retained_messages_do_not_leak_to_clients_that_never_asked():
     run(scenario)
 
 
-def test_retained_messages_are_bounded(monkeypatch):
+def test_retained_messages_of_clients_are_bounded(monkeypatch, caplog):
     monkeypatch.setattr("gateway.drivers.broker.retained.RETAINED_MESSAGES_MAX", 5)
     monkeypatch.setattr("gateway.drivers.broker.retained.RETAINED_BYTES_MAX", 100)
 
     async def scenario(place):
-        for number in range(8):
-            place.broker.publish(f"t/{number}", b"x", retain=True)
-        assert place.counters["retained_dropped"] == 3
-        for number in range(8):
-            place.broker.publish(f"t/{number}", b"", retain=True)
-        place.broker.publish("t/a", bytes(90), retain=True)
-        place.broker.publish("t/b", bytes(10), retain=True)
+        async with connected(place, "c") as client:
+            for number in range(8):
+                client.send(publish_bytes(f"t/{number}", b"x", retain=True))
+            await client.ping()
+            assert place.counters["retained_dropped"] == 3
+            for number in range(8):
+                client.send(publish_bytes(f"t/{number}", b"", retain=True))
+            client.send(publish_bytes("t/a", bytes(90), retain=True))
+            client.send(publish_bytes("t/b", bytes(10), retain=True))
+            await client.ping()
         assert place.counters["retained_dropped"] == 4
         assert place.broker.gauges["retained"] == 1
 
     run(scenario)
+    (told,) = [record for record in caplog.records if record.name.endswith(".retained")]
+    assert "No room to retain the 1 bytes of 't/5' beside 5 messages with 20 bytes" in told.getMessage()
+
+
+def test_open_alerts_are_retained_however_full_clients_have_made_it(monkeypatch):
+    monkeypatch.setattr("gateway.drivers.broker.retained.RETAINED_MESSAGES_MAX", 5)
+    alert = "artemis/alerts/COW_001/fever"
+
+    async def scenario(place):
+        async with connected(place, "c") as client:
+            for number in range(8):
+                client.send(publish_bytes(f"t/{number}", b"x", retain=True))
+            await client.ping()
+            place.broker.publish(alert, b"hot", retain=True)
+            place.broker.retain("artemis/alerts/COW_002/fever", b"hot")
+            assert place.counters["retained_dropped"] == 3
+            assert place.broker.gauges["retained"] == 5 + 2
+            assert await client.subscribe((alert, 0)) == [0]
+            assert (await client.message())[:2] == (alert, b"hot")
+            # Not even what a client has said before may come in again while there is no room.
+            client.send(publish_bytes("t/0", b"y", retain=True))
+            await client.ping()
+            assert place.broker.gauges["retained"] == 4 + 2
+
+    run(scenario)
+
+
+def test_what_finds_no_room_to_be_retained_is_told_seldom(monkeypatch, caplog):
+    monkeypatch.setattr("gateway.drivers.broker.retained.RETAINED_MESSAGES_MAX", 0)
+    times_s = iter((100.0, 101.0, 109.9, 110.0))
+    retained = RetainedMessages(lambda: next(times_s))
+    for _ in range(4):
+        assert not retained.put(Message("t" * 500, b"x", 0, retain=True))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert len(first) < 350
+    assert "more since" not in first
+    assert second.endswith("(2 more since the last such line)")
 
 
 def test_a_thousand_retained_messages_reach_a_new_subscriber():

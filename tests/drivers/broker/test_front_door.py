@@ -152,7 +152,7 @@ class Guard:
             raise RuntimeError("the token store is gone")
         return Principal(who.username, frozenset({"operator"})) if who.password == b"right" else None
 
-    def still_valid(self, principal):
+    def still_valid(self, principal, client_id):
         return True
 
     def may_publish(self, principal, topic):
@@ -855,10 +855,20 @@ def test_a_flood_of_qos_0_is_dropped_then_disconnected(caplog):
         assert len(place.messages) == 20
         assert place.counters["rate_drop"] == 180
         assert place.counters["rate_disconnect"] == 1
-        async with connected(place, "other") as client:
-            client.send(publish_bytes(SENSOR, b"x"))
-            await client.ping()
-        assert len(place.messages) == 21
 
     run(scenario, limited=True, rates={"sensors": Rate(per_min=1, burst=20)})
     assert "Client 'c' is over the rate of 'sensors': drop" in caplog.text
+
+
+def test_another_client_id_from_the_same_address_brings_no_other_bucket(monkeypatch):
+    monkeypatch.setattr("gateway.core.topics.REFUSED_RATE", Rate(per_min=1, burst=12))
+
+    async def scenario(place):
+        for number in range(8):
+            async with connected(place, f"c/{number}") as client:
+                client.send(publish_bytes("test/nosubscribe", b"x") * 5)
+                await client.ping()
+        assert len(place.refusals) == 12
+        assert place.counters["rate_drop"] == 40 - 12
+
+    run(scenario, limited=True)

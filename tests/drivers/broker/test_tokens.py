@@ -7,6 +7,7 @@ import os
 import pytest
 
 from gateway.core.credentials import Device, Roster, token_digest
+from gateway.core.rates import Rate
 from gateway.drivers.broker import Introduction
 from gateway.drivers.broker.access import Principal, Refusal
 from gateway.drivers.broker.tokens import Anonymous, TokenAccess, is_this_machine
@@ -158,8 +159,9 @@ def test_a_connection_stays_valid_until_its_own_device_changes():
         ([device("OTHER")], False),
     ):
         access.use(Roster(KEY, changed))
-        assert access.still_valid(who) is valid
-        assert access.still_valid(nobody)
+        assert access.still_valid(who, "BASE/1") is valid
+        assert access.still_valid(nobody, "tool")
+        assert access.still_valid(nobody, "NEW/1") is all(one.id != "NEW" for one in changed)
 
 
 def test_refused_logins_are_counted_all_and_told_seldom_without_the_password(caplog):
@@ -274,6 +276,65 @@ def test_a_device_that_is_put_out_or_gets_a_new_token_is_disconnected_and_the_ot
             assert await code_of(place, "COW_001", **COW | {"password": b"new"}) == 0
 
     run(scenario, access)
+
+
+def test_who_holds_the_id_of_a_device_without_a_credential_goes_when_the_device_is_registered():
+    access = TokenAccess(Anonymous.THIS_MACHINE, ROSTER)
+
+    async def scenario(place):
+        async with (
+            connected(place, "COW_9") as holder,
+            connected(place, "COW_9/tool") as second,
+            connected(place, "COW_90") as other,
+        ):
+            access.use(Roster(KEY, [device("COW_9")]))
+            place.broker.recheck()
+            assert await holder.closed() == b""
+            assert await second.closed() == b""
+            await other.ping()
+            assert place.counters["revoked"] == 2
+            assert await code_of(place, "COW_9") == 2
+
+    run(scenario, access)
+
+
+def test_a_device_that_is_put_out_has_no_last_word():
+    access = TokenAccess(Anonymous.THIS_MACHINE, ROSTER)
+
+    async def scenario(place):
+        async with (
+            connected(place, "watch") as watch,
+            connected(place, "COW_001", will=("barn/will", b"gone", 1, True), **COW) as cow,
+        ):
+            assert await watch.subscribe(("barn/will", 0)) == [0]
+            access.use(Roster())
+            place.broker.recheck()
+            assert await cow.closed() == b""
+            await watch.ping()
+            assert place.counters["wills_published"] == 0
+            assert place.broker.gauges["retained"] == 0
+
+    run(scenario, access)
+
+
+def test_a_device_has_one_limit_for_all_its_connections_and_shares_it_with_nobody():
+    access = TokenAccess(Anonymous.THIS_MACHINE, ROSTER)
+    other = {"username": "BASE", "password": b"right"}
+
+    async def scenario(place):
+        for number in range(4):
+            async with connected(place, f"COW_001/{number}", **COW) as cow:
+                cow.send(publish_bytes(SENSOR) * 10)
+                await cow.ping()
+        assert len(place.messages) == 20
+        assert place.counters["rate_drop"] == 20
+        async with connected(place, "BASE", **other) as base, connected(place, "tool") as tool:
+            for client, topic in ((base, "artemis/sensors/A"), (tool, SENSOR)):
+                client.send(publish_bytes(topic))
+                await client.ping()
+        assert len(place.messages) == 22
+
+    run(scenario, access, limited=True, rates={"sensors": Rate(per_min=1, burst=20)})
 
 
 def test_a_device_that_is_put_out_while_it_takes_over_does_not_come_in():
