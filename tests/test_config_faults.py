@@ -144,7 +144,10 @@ panel: 5
             "1: mqtt.username: asks for passwords, and broker.allow_anonymous lets everyone in",
         ),
         (
-            "mqtt: {username: a, password: b}\nbroker: {tls: {enabled: true, host: '::'}, allow_anonymous: true}",
+            (
+                "mqtt: {username: a, password: b}\n"
+                "broker: {tls: {enabled: true, host: '::'}, allow_anonymous: true}"
+            ),
             "1: mqtt.username: asks for passwords, and broker.allow_anonymous lets everyone in",
         ),
         (
