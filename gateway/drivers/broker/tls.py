@@ -78,8 +78,8 @@ class Tls(Layer):
         except ssl.SSLZeroReturnError:
             ended = True
         self.put(self._outgoing.read())  # an answer to a new key, if one was asked for
-        if records:
-            self.deliver(b"".join(records))
+        if data := b"".join(records):  # a goodbye alone reads as no bytes
+            self.deliver(data)
         if ended and not self._closing:
             self.end_of_input()
 
