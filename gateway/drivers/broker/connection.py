@@ -127,7 +127,7 @@ class Connection(Wire):
         self._door.gone(self)
 
     def evict(self) -> None:
-        """Another connection has taken over its client id."""
+        """Another connection has taken over its client id, or it may not speak any more."""
         self._over()
         self.abort()
 
