@@ -1,4 +1,4 @@
-"""The MQTT broker inside the process: our front door, and amqtt behind it."""
+"""The MQTT broker inside the process: a front door that knows its clients, and the exchange behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may speak: the seam where tokens and passwords come in. Called on the loop."""
+"""Who may speak: what the broker asks about clients, and what it tells of them. Called on the loop."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Access(Protocol):
 
 
 class AnonymousAccess:
-    """Everyone is welcome, as sensor and as operator: the demo on loopback."""
+    """Everyone is welcome, as sensor and as operator: a broker on its own. The gateway uses `TokenAccess`."""
 
     _anyone = Principal("anonymous", ANONYMOUS_ROLES)
 

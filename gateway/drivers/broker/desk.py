@@ -31,7 +31,7 @@ class Desk:
         access: has a say beside it.
         ingest: takes publishes of ingest rows.
         refused: takes publishes that are not allowed, with the reason.
-        hurry: a connection has a backlog; commit soon.
+        hurry: a connection has a backlog, or awaits an answer in which it may say nothing; commit soon.
         exchange: takes everything to its subscribers.
         counters: shared with the exchange.
 

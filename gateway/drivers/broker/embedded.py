@@ -45,7 +45,8 @@ class EmbeddedBroker:
         ingest: called on the loop for each publish on an ingest row; it settles the receipt
             after the commit, on the loop's thread, and only then is the publish acknowledged.
         refused: called likewise for each publish that is not allowed, with the reason.
-        hurry: called when one connection holds 16 unacknowledged publishes or more.
+        hurry: commit soon: a connection holds 16 unacknowledged publishes or more, or a persistent
+            session awaits its SUBACK or UNSUBACK.
         access: authentication and access control; everyone may speak by default.
         limits: bounds of the front door.
         keep: asks for a commit that takes `changes` along, see `keeper.Keep`; without it sessions and
@@ -84,7 +85,7 @@ class EmbeddedBroker:
 
     @property
     def connections(self) -> int:
-        """Clients connected now."""
+        """Sockets now, those that have not said who they are included."""
         return self._door.connections if self._door is not None else 0
 
     @property

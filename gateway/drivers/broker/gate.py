@@ -118,7 +118,7 @@ class Gate:
             transport: of the refused socket; its protocol hears nothing more of it.
             answer: what is written to it; empty closes it at once.
         """
-        refused = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        refused = cast("asyncio.Transport", transport)  # a socket has both directions
         if not answer or self._shut or len(self._turned_away) >= TURNED_AWAY_MAX:
             refused.abort()
             return

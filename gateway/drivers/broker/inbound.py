@@ -142,7 +142,8 @@ class Inbound:
         if isinstance(decision, Disconnect):
             raise MalformedError(f"a flood of QoS 0 on {ruling.topic[:100]!r}")
         if decision.first:
-            _log.warning("Client %r is over the rate of %r: %s", self._session.client_id, ruling.row, what)
+            row = ruling.row or "refused publishes"
+            _log.warning("Client %r is over the rate of %r: %s", self._session.client_id, row, what)
         if isinstance(decision, Pause) and self._rested is None:
             self._source.hold(HOLD_RATE)
             self._rested = asyncio.get_running_loop().call_later(decision.wait_s, self._rest_over)

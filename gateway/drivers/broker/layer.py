@@ -122,7 +122,7 @@ class Layer(asyncio.Transport, asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Pass the gate, then begin the handshake; it must be done before the ticket's deadline."""
-        below = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        below = cast("asyncio.Transport", transport)  # a socket has both directions
         self._below = below
         if hasattr(below, "max_size"):
             below.max_size = READ_CHUNK_BYTES  # asyncio's selector transport asks for 256 KiB at once

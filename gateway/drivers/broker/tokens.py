@@ -83,7 +83,7 @@ class TokenAccess:
         if answer is Refusal.CREDENTIALS:
             return self._refused(who, answer, "user name and password do not fit")
         if not self._welcome(who.address):
-            return self._refused(who, Refusal.NOT_AUTHORIZED, "it gave no user name")
+            return self._refused(who, Refusal.NOT_AUTHORIZED, _nothing_known(who))
         if self._roster.owner(who.client_id) is not None:
             return self._refused(who, Refusal.CLIENT_ID, "the client id belongs to a registered device")
         self.counters["anonymous"] += 1
@@ -143,6 +143,13 @@ ANYONE: Final = Principal("anonymous", ANONYMOUS_ROLES)
 def principal_of(device: Device) -> Principal:
     """Who a connection of this device speaks for."""
     return Principal(device.id, ROLES_OF[device.role], device.names, device.digest)
+
+
+def _nothing_known(who: Introduction) -> str:
+    """Why a client counts as one without a credential."""
+    if who.certificate:
+        return f"its certificate names {who.certificate[:SHOWN_CHARACTERS]!r}, which is not registered"
+    return "it gave no user name"
 
 
 def is_this_machine(address: str) -> bool:

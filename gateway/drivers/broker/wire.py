@@ -93,7 +93,7 @@ class Wire(asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set up the socket: small reads, a low write mark, dead peers are noticed."""
-        transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        transport = cast("asyncio.Transport", transport)  # a socket has both directions
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         if hasattr(transport, "max_size"):

@@ -399,6 +399,22 @@ def test_what_is_no_tls_is_closed_quickly(rubbish, caplog):
     )
 
 
+def test_a_client_that_shakes_hands_and_leaves_without_a_word_leaves_no_traceback(caplog):
+    async def scenario(place):
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", place.port, ssl=client_context(), server_hostname="localhost"
+        )
+        await place.until(lambda: place.broker.connections == 1)
+        writer.close()  # says close_notify, as `openssl s_client` and monitors do
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        await place.until(lambda: place.broker.connections == 0)
+        assert place.counters["protocol_errors"] == place.counters["tls_failures"] == 0
+
+    run(scenario)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_tls_on_the_plain_port_is_closed_quickly():
     from gateway.drivers.broker import Listener
 

@@ -164,6 +164,11 @@ def test_a_connection_stays_valid_until_its_own_device_changes():
         assert access.still_valid(nobody, "NEW/1") is all(one.id != "NEW" for one in changed)
 
 
+def test_a_refused_certificate_is_named_in_the_log(caplog):
+    assert answer(TokenAccess(Anonymous.NOBODY, ROSTER), "x", certificate="COW_009") == NOT_AUTHORIZED
+    assert "its certificate names 'COW_009', which is not registered" in caplog.text
+
+
 def test_refused_logins_are_counted_all_and_told_seldom_without_the_password(caplog):
     times_s = iter((100.0, 101.0, 109.9, 110.0))
     access = TokenAccess(Anonymous.NOBODY, ROSTER, monotonic_s=lambda: next(times_s))
