@@ -330,6 +330,7 @@ class Connection(Wire):
             return
         opened = door.enter(self, clean=connect.clean)
         if opened is None:
+            door.no_room(self)
             self._refuse(packets.UNAVAILABLE)
             return
         self._session, present = opened

@@ -317,7 +317,8 @@ class Delivery:
         lost = [outgoing for outgoing in session.backlog if outgoing.message.qos == 0]
         for outgoing in lost:
             self._weigh(session, -_size(outgoing.message))
-            session.latest.pop(outgoing.message.topic, None)
+            if session.latest.get(outgoing.message.topic) is outgoing:
+                del session.latest[outgoing.message.topic]
         if lost:
             session.backlog = deque(one for one in session.backlog if one.message.qos)
 

@@ -150,15 +150,22 @@ class FrontDoor:
             _log.error("Asking who %s is failed", task.get_name(), exc_info=fault)
 
     def protocol_error(self, visitor: Visitor, why: str) -> None:
-        """Count it, and say so unless it was said a moment ago."""
+        """Count it, and say so unless something was said a moment ago."""
         self.counters["protocol_errors"] += 1
+        self._say("Closed", visitor, why)
+
+    def no_room(self, visitor: Visitor) -> None:
+        """A newcomer is refused because all sessions are taken."""
+        self._say("Refused", visitor, f"{self.limits.sessions_max} sessions are held, none may be forgotten")
+
+    def _say(self, what: str, visitor: Visitor, why: str) -> None:
         now_s = self.clock.monotonic_s()
         if now_s - self._complained_s < COMPLAINT_INTERVAL_S:
             self._unsaid += 1
             return
         more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
         who = visitor.client_id or "unknown"
-        _log.warning("Closed MQTT client %r at %s: %s%s", who, visitor.address, why, more)
+        _log.warning("%s MQTT client %r at %s: %s%s", what, who, visitor.address, why, more)
         self._complained_s, self._unsaid = now_s, 0
 
     # The end.

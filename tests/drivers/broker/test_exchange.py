@@ -322,7 +322,7 @@ def test_at_the_limit_an_empty_session_is_forgotten_for_a_newcomer(monkeypatch):
     run(scenario, limits={"connections_max": 100})
 
 
-def test_at_the_limit_sessions_that_hold_something_stay_and_a_newcomer_is_refused(monkeypatch):
+def test_at_the_limit_sessions_that_hold_something_stay_and_a_newcomer_is_refused(monkeypatch, caplog):
     monkeypatch.setattr("gateway.drivers.broker.limits.SESSIONS_PER_CONNECTION", 0.03)
 
     async def scenario(place):
@@ -343,6 +343,7 @@ def test_at_the_limit_sessions_that_hold_something_stay_and_a_newcomer_is_refuse
         assert place.counters["sessions_forgotten"] == 1  # s1, away for longest
 
     run(scenario, limits={"connections_max": 100})
+    assert "Refused MQTT client 'newcomer' at 127.0.0.1: 3 sessions are held" in caplog.text
 
 
 # Bounds.
