@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 
 BACKLOG_COMMIT_S_MIN = 0.05
 """At most 20 commits a second for connections that wait (DESIGN, step 5)."""
+SOON_S = 0.02
+SOON_BURST = 20
+"""What is no reading (a refused publish, a QoS 2 handshake, a subscription) is rare and stops its client
+until it is on disk, so it is committed after 20 ms: twenty times in a row, and in the long run no more often
+than once a window, so that the wear stays what the window makes it."""
 RETRY_S = 1.0
 """Between attempts while the store cannot write."""
 ALIVE_S = 10.0
@@ -121,6 +126,8 @@ class Ingest:
         self._stats_timer: asyncio.TimerHandle | None = None
         self._stats_total = 0
         self._last_commit_s = float("-inf")
+        self._soon_left = float(SOON_BURST)
+        self._soon_stamp_s = 0.0
         self._store_fault: str | None = None
 
     async def restore(self) -> None:
@@ -158,6 +165,7 @@ class Ingest:
         self._arrived(message)
         self._reject(message, Rejection(Reason.TOPIC_REFUSED, why))
         self._want(receipt)
+        self._soon()
 
     def keep(self, receipt: Receipt | None) -> None:
         """The broker has noted a change that must outlive a restart: take it into the next commit.
@@ -166,6 +174,19 @@ class Ingest:
             receipt: settled after the commit that holds the change; None where nobody waits for it.
         """
         self._want(receipt)
+        if receipt is not None:
+            self._soon()
+
+    def _soon(self) -> None:
+        """Somebody waits for something that is no reading."""
+        now_s = asyncio.get_running_loop().time()
+        if self._window is None or self._window.when() <= now_s + SOON_S:
+            return  # it is due, or nearly
+        gained = (now_s - self._soon_stamp_s) / self._limits.commit_window_s
+        self._soon_left, self._soon_stamp_s = min(self._soon_left + gained, SOON_BURST), now_s
+        if self._soon_left >= 1:
+            self._soon_left -= 1
+            self._arm(SOON_S)
 
     def hurry(self) -> None:
         """A connection holds many unacknowledged publishes: commit soon, at most 20 times a second."""

@@ -253,3 +253,33 @@ def test_a_refused_publish_and_what_the_broker_noted_of_it_are_one_commit(tmp_pa
         assert [one.client_id for one in rig.kept().sessions] == ["collar"]
 
     with_rig(tmp_path / "a.db", work, KeepingRig)
+
+
+def test_what_is_no_reading_is_committed_soon_but_not_for_ever(tmp_path: Path) -> None:
+    """A client that is stopped by it goes on at once; the card's wear stays what the window makes it."""
+
+    async def work(rig: KeepingRig) -> None:
+        for number in range(ingest_module.SOON_BURST):
+            rig.ingest.keep(rig.receipts.new())
+            await until(lambda count=number: len(rig.receipts.settled) == count + 1)  # the window is a minute
+        rig.ingest.keep(rig.receipts.new())
+        rig.ingest.refuse(RawMessage("t", b"", "c", NOW_MS, 0.0, 1), "denied", rig.receipts.new())
+        loop = asyncio.get_running_loop()
+        waited_until_s = loop.time() + 5 * ingest_module.SOON_S
+        await until(lambda: loop.time() > waited_until_s)
+        assert len(rig.receipts.settled) == ingest_module.SOON_BURST
+
+    with_rig(tmp_path / "a.db", work, KeepingRig, commit_window_s=60.0)
+
+
+def test_a_lone_reading_waits_for_company_beside_it(tmp_path: Path) -> None:
+    async def work(rig: KeepingRig) -> None:
+        rig.publish(minute=1)
+        loop = asyncio.get_running_loop()
+        waited_until_s = loop.time() + 5 * ingest_module.SOON_S
+        await until(lambda: loop.time() > waited_until_s)
+        assert rig.receipts.settled == []
+        rig.ingest.keep(rig.receipts.new())
+        await until(lambda: rig.receipts.settled == [1, 2])  # and goes along
+
+    with_rig(tmp_path / "a.db", work, KeepingRig, commit_window_s=60.0)

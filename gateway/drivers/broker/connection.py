@@ -255,7 +255,6 @@ class Connection(Wire):
         self.hold(HOLD_CONTROL)
         if session.keeps:
             self._door.exchange.keeper.after_commit(_AfterCommit(say))
-            self._desk.hurry()
         else:
             say()
 
