@@ -43,7 +43,7 @@ cover: $(VENV)/.dev  ## branch coverage of gateway/core, at least 95 %
 bench: $(VENV)/.dev  ## figures: readings per CPU-second, publish to PUBACK, memory
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-rigs: $(VENV)/.dev  ## power cuts, kills, a failing card, the demo: two minutes
+rigs: $(VENV)/.dev  ## power cuts, kills, a failing card, the demo: three minutes
 	@$(BIN)/python -m pytest -m "rig and not soak" $(ARGS)
 
 soak: $(VENV)/.dev  ## the same for long

@@ -44,6 +44,7 @@ def minutes(count: int, **hot: float) -> str:
 
 
 @pytest.mark.skipif(not HEIFER.exists(), reason="the heifer's recording is not part of the repository")
+@pytest.mark.rig
 def test_a_real_heifers_day_raises_her_two_gaps_and_nothing_else(tmp_path: Path) -> None:
     done = gateway(tmp_path, "replay", str(HEIFER), "--json")
     assert done.returncode == 0, done.stderr

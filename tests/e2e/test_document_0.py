@@ -219,6 +219,7 @@ def test_items_1_to_6_as_written(shell: Shell) -> None:
     assert "Message stats: total=" in gateway.log().splitlines()[-2] + gateway.log().splitlines()[-1]
 
 
+@pytest.mark.rig
 def test_item_7_the_python_script(shell: Shell) -> None:
     gateway = shell.gateway
     script = INTEGRATION_SCRIPT.replace("port = 1883", f"port = {gateway.port}")

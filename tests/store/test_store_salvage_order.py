@@ -190,7 +190,7 @@ STATEMENTS_MAX = 4_000
 """450 seeks for each of eight gaps."""
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_copy_of_any_page_on_any_other_is_walked_in_bounds_and_costs_what_it_covers(
     path: Path, barn: Barn, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

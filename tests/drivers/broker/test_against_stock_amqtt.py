@@ -366,6 +366,7 @@ def verdicts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [fault.scenario.__name__ for fault in FAULTS])
+@pytest.mark.rig
 def test_stock_amqtt_shows_the_fault_and_ours_does_not(verdicts, name):
     assert not verdicts[False][name], "stock amqtt does this right: the scenario shows nothing"
     assert verdicts[True][name]
