@@ -24,6 +24,8 @@ class AlertEvent(msgspec.Struct, frozen=True):
         cow_id: the animal; None for the herd or the gateway.
         change: what happened ("raised", "escalated", …); "" in a retained state.
         reason: why it happened.
+        reminders: how often it was told again unacknowledged.
+        folded_into: key of the herd event that speaks for it, else "".
     """
 
     schema: str
@@ -47,13 +49,15 @@ class AlertEvent(msgspec.Struct, frozen=True):
     raised: str
     changed: str
     ended: str | None
+    reminders: int = 0
+    folded_into: str = ""
 
 
 def event_of(alert: Alert, change: Change | None = None, reason: str = "") -> AlertEvent:
     """The alert as an event; without a change, as a state."""
     return AlertEvent(
         schema=SCHEMA,
-        key=f"{alert.subject}/{alert.kind}/{alert.episode}",
+        key=alert.key,
         id=alert.id,
         subject=alert.subject,
         cow_id=None if alert.subject in NOT_ANIMALS else alert.subject,
@@ -73,6 +77,8 @@ def event_of(alert: Alert, change: Change | None = None, reason: str = "") -> Al
         raised=iso_utc(alert.raised_ms),
         changed=iso_utc(alert.changed_ms),
         ended=iso_utc(alert.ended_ms) if alert.ended_ms is not None else None,
+        reminders=alert.reminders,
+        folded_into=alert.folded_into,
     )
 
 

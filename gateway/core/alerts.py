@@ -19,8 +19,14 @@ from gateway.core.findings import Evidence, Finding
 from gateway.core.instants import HOUR_MS, MS_PER_MINUTE
 from gateway.core.severity import Severity
 
-NOT_ANIMALS = frozenset({"herd", "gateway"})
+NOT_ANIMALS = frozenset({"herd", "gateway", "barn"})
 """Subjects that are no cow id."""
+CALLS = frozenset({"panic", "sos", "fire", "medical"})
+"""A person, or a device for one, asks for help; the subject is who sent it (decision 16: critical)."""
+EMERGENCY_STOP = "emergency_stop"
+"""Kind of the alert about the subject "barn" while the emergency stop holds; only a person ends it."""
+NEVER_SILENCED = CALLS | {EMERGENCY_STOP}
+"""No silence holds these back, whoever set it: a life may hang on them."""
 
 
 class State(StrEnum):
@@ -52,6 +58,10 @@ class Alert(msgspec.Struct, frozen=True):
         changed_ms: the last move, not the last refresh of the numbers.
         clear_n: how many judgements in a row said "normal" (hysteresis).
         late: onset was more than 6 h before the gateway's clock when raised (decision 5).
+        told_ms: the gateway's clock when people were last told: raised, worse, or told again.
+        reminders: how often it was told again because nobody had acknowledged it (decision 19);
+            the rung of the ladder of contacts it has reached. Starts anew when it gets worse.
+        folded_into: "subject/kind/episode" of the herd event that speaks for it; "" = for itself.
     """
 
     id: int
@@ -71,11 +81,19 @@ class Alert(msgspec.Struct, frozen=True):
     clear_n: int = 0
     late: bool = False
     ended_ms: int | None = None
+    told_ms: int = 0
+    reminders: int = 0
+    folded_into: str = ""
 
     @property
     def open(self) -> bool:
         """Whether the episode still runs."""
         return self.state not in ENDED
+
+    @property
+    def key(self) -> str:
+        """Names the episode everywhere: "subject/kind/episode"."""
+        return f"{self.subject}/{self.kind}/{self.episode}"
 
 
 class AlertPolicy(msgspec.Struct, frozen=True):
@@ -131,12 +149,19 @@ class AlertPolicy(msgspec.Struct, frozen=True):
 
 
 class Change(StrEnum):
-    """What a move did."""
+    """What a move did.
+
+    REPEATED: nobody has acknowledged it for another `retell_min`, or a silence over it has ended.
+    RENEWED: a call for help was sent again after somebody had acknowledged it.
+    FOLDED: a herd event speaks for it from now on.
+    """
 
     RAISED = "raised"
     UPDATED = "updated"
     ESCALATED = "escalated"
     REPEATED = "repeated"
+    RENEWED = "renewed"
+    FOLDED = "folded"
     ACKNOWLEDGED = "acknowledged"
     RESOLVED = "resolved"
     FALSE_POSITIVE = "false_positive"
