@@ -51,8 +51,8 @@ soak: $(VENV)/.dev  ## the same for long
 
 lock:  ## bring the locks up to pyproject.toml (needs uv; UPGRADE=--upgrade for newer versions)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=/path/to/uv" >&2; exit 1; }
-	$(COMPILE) pyproject.toml --extra build -o requirements.lock
-	$(COMPILE) pyproject.toml --extra build --extra dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra build --extra notify -o requirements.lock
+	$(COMPILE) pyproject.toml --extra build --extra notify --extra dev -c requirements.lock -o requirements-dev.lock
 
 # One lock for Python 3.11 to 3.13 on aarch64 and x86 Linux and macOS. No addresses in it.
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
