@@ -213,7 +213,7 @@ panel: 5
         ("panel:\n  lamp: one\n  red_pin: 23", "1: panel.buzzer_pin: uses pin 23 like red_pin"),
         (
             "panel:\n  patterns:\n    buzzer:\n      call: 0.4 0.4",
-            "4: panel.patterns.buzzer: alarm and call would sound the same",
+            "3: panel.patterns.buzzer: alarm and call would sound the same",
         ),
         (
             "panel:\n  patterns:\n    lamp:\n      call: 0.1",
