@@ -125,6 +125,10 @@ class AlertPolicy(msgspec.Struct, frozen=True):
     clear_judgements_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: {"silence": 1})
     late_h: float = 6.0
     retell_min: float = 30.0
+    call_repeat_s: float = 30.0
+    call_over_min: float = 60.0
+    fold_n: int = 5
+    fold_within_min: float = 15.0
 
     def cooldown_ms(self, subject: str, kind: str) -> int:
         """How long after an episode the same trouble raises no new one, in ms of data time."""
@@ -141,6 +145,8 @@ class AlertPolicy(msgspec.Struct, frozen=True):
     def clear_n(self, subject: str, kind: str) -> int:
         """How many normal judgements in a row resolve an alert; a gateway fault needs one."""
         if self._of_gateway(subject, kind):
+            return 1
+        if subject == "herd" and kind.endswith("_herd"):
             return 1
         return self.clear_judgements_by_kind.get(kind, self.clear_judgements)
 
@@ -262,6 +268,7 @@ def _start(last: Alert | None, finding: Finding, now_ms: int, policy: AlertPolic
         last_seen_ms=finding.at_ms,
         raised_ms=now_ms,
         changed_ms=now_ms,
+        told_ms=now_ms,
         confidence=finding.confidence,
         sentence=finding.sentence,
         evidence=finding.evidence,
@@ -310,8 +317,6 @@ def _goes_on(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -
         return Step(msgspec.structs.replace(fresh, detail=alert.detail))
     if finding.detail != alert.detail:
         return _tell(alert, fresh, now_ms, Change.UPDATED, f"{alert.detail} became {finding.detail}")
-    if sounds(alert):
-        return _tell(alert, fresh, now_ms, Change.REPEATED, "critical and still not acknowledged")
     return Step(fresh)
 
 
@@ -329,7 +334,35 @@ def _looks_normal(alert: Alert, finding: Finding, now_ms: int, policy: AlertPoli
 
 def sounds(alert: Alert) -> bool:
     """Whether it may sound: critical, seen by nobody, and news rather than history."""
-    return alert.severity is Severity.CRITICAL and alert.state is State.ACTIVE and not alert.late
+    return alert.severity is Severity.CRITICAL and alert.state is State.ACTIVE and not alert.late and not alert.folded_into
+
+
+def elapse(alert: Alert, now_ms: int, policy: AlertPolicy) -> Step:
+    """Time passes."""
+    if not sounds(alert):
+        return Step(alert)
+    if now_ms < alert.told_ms:
+        return Step(msgspec.structs.replace(alert, told_ms=now_ms))
+    if now_ms - alert.told_ms < policy.retell_min * MS_PER_MINUTE:
+        return Step(alert)
+    told = msgspec.structs.replace(alert, told_ms=now_ms, changed_ms=now_ms, reminders=alert.reminders + 1)
+    return Step(told, (Move(told, alert.state, Change.REPEATED, "critical and still not acknowledged"),))
+
+
+def retell(alert: Alert, now_ms: int, reason: str) -> Step:
+    """A silence over it has ended."""
+    if alert.state is not State.ACTIVE:
+        return Step(alert)
+    told = msgspec.structs.replace(alert, told_ms=now_ms, changed_ms=now_ms)
+    return Step(told, (Move(told, alert.state, Change.REPEATED, reason),))
+
+
+def fold(alert: Alert, herd: Alert, now_ms: int) -> Step:
+    """A herd event speaks for it."""
+    if alert.folded_into == herd.key:
+        return Step(alert)
+    folded = msgspec.structs.replace(alert, folded_into=herd.key, changed_ms=now_ms)
+    return Step(folded, (Move(folded, alert.state, Change.FOLDED, f"part of {herd.key}"),))
 
 
 def _refresh(alert: Alert, finding: Finding) -> Alert:
@@ -357,6 +390,8 @@ def _escalate(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) 
         state=State.ACTIVE,
         last_seen_ms=max(alert.last_seen_ms, finding.at_ms),
         changed_ms=now_ms,
+        told_ms=now_ms,
+        reminders=0,
         clear_n=alert.clear_n if finding.at_ms < alert.last_seen_ms else 0,
         late=now_ms - finding.at_ms > policy.late_h * HOUR_MS,
     )

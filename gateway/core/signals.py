@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from gateway.core.alerts import Alert, State, sounds
+from gateway.core.alerts import NEVER_SILENCED, Alert, State, sounds
 from gateway.core.severity import Severity
 
 
@@ -63,16 +63,21 @@ ALARM = Sound("alarm", 0.5, 0.5)
 """Sounds until somebody acknowledges, so "sound again after 30 min" needs no timer."""
 CHIRP = Sound("chirp", 0.1, 4.9)
 """The gateway itself is in trouble; told from the alarm by ear."""
+CALL = Sound("call", 0.2, 0.1)
+TEST: tuple[tuple[Signal, float], ...] = (
+    (Signal("test: green", HEALTHY), 1.0),
+    (Signal("test: red", CRITICAL, ALARM), 2.0),
+)
 
 
-def shown(alerts: Sequence[Alert]) -> Alert | None:
+def shown(alerts: Sequence[Alert], muted: frozenset[int] = frozenset()) -> Alert | None:
     """The alert the panel shows, which its button acknowledges.
 
     Nobody has seen it before seen, most severe first, news before history, then newest.
     None while there is nothing but info.
     """
     on_panel = [alert for alert in alerts if alert.open and alert.severity > Severity.INFO]
-    return max(on_panel, key=_urgency, default=None)
+    return max(on_panel, key=lambda alert: (_heard(alert, muted), _urgency(alert)), default=None)
 
 
 def signal_for(
@@ -80,6 +85,7 @@ def signal_for(
     degraded: bool,  # noqa: FBT001 - the port's fixed order, called by name
     uplink_down: bool,  # noqa: FBT001
     clock_untrusted: bool,  # noqa: FBT001
+    muted: frozenset[int] = frozenset(),
 ) -> Signal:
     """The one signal for everything that is going on.
 
@@ -94,17 +100,27 @@ def signal_for(
         clock_untrusted: neither NTP nor an RTC nor a person has set the clock.
     """
     on_panel = [alert for alert in alerts if alert.open and alert.severity > Severity.INFO]
-    worst = max(on_panel, key=_rank_on_lamp, default=None)
-    if degraded and (worst is None or not sounds(worst)):
+    worst = max(on_panel, key=lambda alert: (_heard(alert, muted), _rank_on_lamp(alert)), default=None)
+    if degraded and (worst is None or not _heard(worst, muted)):
         return Signal("gateway cannot store", DEGRADED, CHIRP)
     if worst is not None:
         label = f"{worst.kind} {worst.subject}"
-        return Signal(label, _light_of(worst), ALARM if sounds(worst) else None)
+        sound = CALL if worst.kind in NEVER_SILENCED else ALARM
+        return Signal(label, _light_of(worst), sound if _heard(worst, muted) else None)
     if clock_untrusted:
         return Signal("clock not set", CLOCK_UNTRUSTED)
     if uplink_down:
         return Signal("uplink down", UPLINK_DOWN)
     return Signal("all well", HEALTHY)
+
+
+def call_signal(kind: str, subject: str) -> Signal:
+    """A call for help that is not yet on disk."""
+    return Signal(f"{kind} {subject}", CRITICAL, CALL)
+
+
+def _heard(alert: Alert, muted: frozenset[int]) -> bool:
+    return sounds(alert) and alert.id not in muted
 
 
 def _urgency(alert: Alert) -> tuple[bool, bool, int, bool, int, int]:

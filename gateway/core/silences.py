@@ -25,6 +25,7 @@ class Silence(msgspec.Struct, frozen=True):
         origin: "web", "cli" or "mqtt".
         reason: why, as they put it.
         ended_ms: when its end was acted on, by time or by hand; None while it holds.
+        ended_by: who ended it before its time, "name (origin)"; "" otherwise.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Silence(msgspec.Struct, frozen=True):
     origin: str
     reason: str
     ended_ms: int | None = None
+    ended_by: str = ""
 
 
 def covers(silence: Silence, alert: Alert) -> bool:
@@ -51,3 +53,15 @@ def covers(silence: Silence, alert: Alert) -> bool:
 def silenced(alert: Alert, silences: Iterable[Silence]) -> bool:
     """Whether any of them holds the alert back."""
     return any(covers(silence, alert) for silence in silences)
+
+
+HOLD_MS_MAX = 7 * 86_400_000
+
+
+def silence_fault(silence: Silence, now_ms: int) -> str | None:
+    """Why this cannot be a silence."""
+    if silence.until_ms <= now_ms:
+        return "the silence would end in the past"
+    if silence.until_ms > now_ms + HOLD_MS_MAX:
+        return "a silence holds 7 days at most"
+    return None
