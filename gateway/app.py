@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from gateway import facts, wiring
 from gateway.config import Config
 from gateway.core.alert_event import alert_topic, event_json
-from gateway.core.alerts import Alert
+from gateway.core.alerts import Move
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
@@ -38,6 +38,7 @@ from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
 from gateway.services.salvage import Salvage
+from gateway.services.signalling import Signalling
 from gateway.store.broker_state import load
 from gateway.supervisor import Supervisor
 from gateway.web.server import WebServer
@@ -172,11 +173,12 @@ class Gateway:
 
     def _build(self) -> None:
         config, clock = self.config, self.clock
+        self.signalling = Signalling(self.panel.show, clock)
         self.alarm = Alarm(
             clock=clock,
             database=self.database,
             policy=config.alerts,
-            signal_changed=self.panel.show,
+            signalling=self.signalling,
             published=self._alert_published,
         )
         self.salvage = Salvage(clock=clock, database=self.database, report=self.alarm.report)
@@ -320,8 +322,9 @@ class Gateway:
 
     # Wires -------------------------------------------------------------------------------------
 
-    def _alert_published(self, alert: Alert) -> None:
+    def _alert_published(self, move: Move) -> None:
         """A committed change: to local subscribers, retained while the alert is open (decision 20)."""
+        alert = move.alert
         topic = alert_topic(alert)
         self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
         if not alert.open:
@@ -354,7 +357,7 @@ class Gateway:
 
     def _tell_health(self) -> None:
         down = self.forward is not None and self.forward.down
-        self.alarm.health(self.store_fault, down, not self.clock.trusted())
+        self.signalling.health(self.store_fault, down, not self.clock.trusted())
 
     async def _look(self) -> None:
         """Every two seconds: the panel hears of clock and uplink, systemd that we live (decision 41)."""

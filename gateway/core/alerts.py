@@ -334,7 +334,12 @@ def _looks_normal(alert: Alert, finding: Finding, now_ms: int, policy: AlertPoli
 
 def sounds(alert: Alert) -> bool:
     """Whether it may sound: critical, seen by nobody, and news rather than history."""
-    return alert.severity is Severity.CRITICAL and alert.state is State.ACTIVE and not alert.late and not alert.folded_into
+    return (
+        alert.severity is Severity.CRITICAL
+        and alert.state is State.ACTIVE
+        and not alert.late
+        and not alert.folded_into
+    )
 
 
 def elapse(alert: Alert, now_ms: int, policy: AlertPolicy) -> Step:

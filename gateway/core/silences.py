@@ -65,3 +65,8 @@ def silence_fault(silence: Silence, now_ms: int) -> str | None:
     if silence.until_ms > now_ms + HOLD_MS_MAX:
         return "a silence holds 7 days at most"
     return None
+
+
+def silence_over(silence: Silence, now_ms: int) -> bool:
+    """Whether its time has come; also when a clock that was set back would make it hold too long."""
+    return silence.ended_ms is not None or not 0 < silence.until_ms - now_ms <= HOLD_MS_MAX

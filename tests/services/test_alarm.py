@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import signals
-from gateway.core.alerts import Alert, AlertPolicy, State
+from gateway.core.alerts import Alert, AlertPolicy, Move, State
 from gateway.core.findings import Evidence, Finding
 from gateway.core.outbox import Event
 from gateway.core.severity import Severity
@@ -27,6 +27,7 @@ from gateway.core.signals import Signal
 from gateway.errors import StoreError
 from gateway.services import alarm as alarm_module
 from gateway.services.alarm import Alarm
+from gateway.services.signalling import Signalling
 from gateway.store import alerts as alert_rows
 from gateway.store import outbox
 from gateway.store.alerts import Transition
@@ -64,17 +65,23 @@ class Barn:
         self.path = path
         self.signals: list[Signal] = []
         self.published: list[Alert] = []
+        self.told: list[Move] = []
         self.open()
 
     def open(self) -> None:
         self.database = Database.open(self.path, timeout_s=0.05)
+        self.signalling = Signalling(self.signals.append, self.clock)
         self.alarm = Alarm(
             clock=self.clock,
             database=self.database,
             policy=AlertPolicy(),
-            signal_changed=self.signals.append,
-            published=self.published.append,
+            signalling=self.signalling,
+            published=self._publish,
         )
+
+    def _publish(self, move: Move) -> None:
+        self.told.append(move)
+        self.published.append(move.alert)
 
     async def restart(self) -> None:
         await self.database.close()
@@ -306,12 +313,12 @@ def test_findings_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_button_hushes_the_chirp_until_the_store_is_well_again(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
-        barn.alarm.health("disk full", uplink_down=False, clock_untrusted=False)
+        barn.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
         assert barn.signals[-1].sound == signals.CHIRP
         assert await barn.alarm.acknowledge(alert_id=None, who="button", origin="button") == 0
         assert barn.signals[-1] == Signal("gateway cannot store", signals.DEGRADED)
-        barn.alarm.health(None, uplink_down=False, clock_untrusted=False)
-        barn.alarm.health("disk full", uplink_down=False, clock_untrusted=False)
+        barn.signalling.health(None, uplink_down=False, clock_untrusted=False)
+        barn.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
         assert barn.signals[-1].sound == signals.CHIRP
 
     in_barn(tmp_path, story)
@@ -320,9 +327,9 @@ def test_the_button_hushes_the_chirp_until_the_store_is_well_again(tmp_path: Pat
 def test_health_reaches_the_panel_once_per_change(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
         for _ in range(3):
-            barn.alarm.health(None, uplink_down=True, clock_untrusted=False)
-        barn.alarm.health(None, uplink_down=True, clock_untrusted=True)
-        barn.alarm.health(None, uplink_down=False, clock_untrusted=False)
+            barn.signalling.health(None, uplink_down=True, clock_untrusted=False)
+        barn.signalling.health(None, uplink_down=True, clock_untrusted=True)
+        barn.signalling.health(None, uplink_down=False, clock_untrusted=False)
         assert [signal.label for signal in barn.signals] == [
             "all well",
             "uplink down",
@@ -448,7 +455,7 @@ def test_cancelled_then_locked_keeps_every_finding(tmp_path: Path) -> None:
 
 
 def test_log_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="gateway.services.alarm")
+    caplog.set_level(logging.INFO, logger="gateway.services.alarm_log")
 
     async def story(barn: Barn) -> None:
         await barn.report(found(0))
