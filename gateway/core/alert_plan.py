@@ -84,11 +84,19 @@ def findings_folded(situation: Situation, findings: Iterable[Finding]) -> tuple[
     return plan, consequential
 
 
-def gathered(plan: Plan, situation: Situation) -> None:
-    """Add the herd events that begin, grow or end with what the plan holds so far."""
+def gathered(plan: Plan, situation: Situation, *, ends_only: bool = False) -> None:
+    """Add the herd events that begin, grow or end with what the plan holds so far.
+
+    Args:
+        plan: is added to.
+        situation: what the plan starts from.
+        ends_only: only those that end: their last member was closed by hand.
+    """
     known = situation.known
     for gathering in gather({**known, **plan.newest}, situation.now_ms, situation.policy):
         finding = gathering.finding
+        if finding.present and ends_only:
+            continue
         _take_finding(plan, situation, finding)
         key = (finding.subject, finding.kind)
         herd = plan.newest.get(key, known.get(key))
@@ -112,7 +120,7 @@ def by_hand(known: Known, alert: Alert, act: Callable[[Alert, str], Step], reaso
     plan = Plan()
     if not _take(plan, alert, act(alert, reason)):
         return plan
-    for member in members_of(alert, known.values()) if alert.subject == "herd" else ():
+    for member in members_of(alert, known.values()):
         _take(plan, member, act(member, f"{reason} (with {alert.key})"))
     return plan
 

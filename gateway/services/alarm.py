@@ -249,7 +249,7 @@ class Alarm:
                 origin=origin,
                 reason=one_line(reason, NOTE_CHARS_MAX),
             )
-            fault = silence_fault(wanted, now_ms)
+            fault = silence_fault(wanted)
             if fault is None and len(self.silences) >= SILENCES_MAX:
                 fault = f"there are {SILENCES_MAX} silences already; end one of them first"
             if fault is not None:
@@ -290,7 +290,7 @@ class Alarm:
                 over = [one for one in self._silences.values() if one not in situation.holding]
                 plan = self._lift(over, "")
                 alert_plan.elapsed(plan, situation)
-                alert_plan.gathered(plan, situation)
+                alert_plan.gathered(plan, situation, ends_only=True)
                 await self._commit(plan, AUTOMATIC)
             except StoreError as fault:
                 self._store_refused(fault, list(self._waiting))
