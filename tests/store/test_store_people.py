@@ -1,4 +1,4 @@
-"""Silences, notices and what an alert knows of who was told, out of a damaged store and out of an old one."""
+"""Silences, notices and what an alert knows of who was told: salvaged, carried over, let go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from gateway.core.alerts import Alert, State
 from gateway.core.severity import Severity
 from gateway.core.silences import Silence
-from gateway.store import alerts, silences
+from gateway.store import alerts, retention, silences
 from gateway.store.database import Database
 from gateway.store.integrity import verify
 from tests.store import damage
@@ -113,3 +113,19 @@ def test_the_alerts_of_an_earlier_version_come_over_with_defaults(path: Path) ->
     assert (fever.subject, fever.told_ms, fever.reminders, fever.folded_into) == ("COW_001", 0, 0, "")
     assert database.read_now(silences.holding) == []
     database.close_now()
+
+
+def test_what_was_sent_of_an_alert_and_old_silences_go_with_it(path: Path) -> None:
+    database = Database.open(path)
+    database.write_now(write)
+    over = msgspec.structs.replace(FEVER, id=1, state=State.RESOLVED, ended_ms=T0 + 500)
+    database.write_now(lambda db: alerts.save(db, over, None))
+    assert database.write_now(lambda db: retention.drop_alerts(db, T0)) == 0
+    assert database.read_now(notices) == NOTICES
+    assert database.write_now(lambda db: retention.drop_alerts(db, T0 + 501)) == 1
+    assert database.read_now(notices) == []
+    assert database.read_now(lambda db: silences.recent(db, 9)) == [ENDED, HELD]
+    database.write_now(lambda db: retention.drop_alerts(db, T0 + 1001))
+    assert database.read_now(lambda db: silences.recent(db, 9)) == [HELD], "what holds stays"
+    database.close_now()
+    assert verify(path) == []
