@@ -353,6 +353,35 @@ def test_a_reminder_says_which() -> None:
     assert "Reminder" not in full(event(), EN, zone=ZONE)[1]
 
 
+@pytest.mark.parametrize(
+    ("phrase", "english", "german"),
+    [
+        (
+            "herd has risen (+0.7 °C, 12 animals)",
+            "Herd: the whole herd is warmer (+0.7 °C, 12 animals)",
+            "Herde: die ganze Herde ist wärmer (+0,7 °C, 12 Tiere)",
+        ),
+        ("herd unknown (3 animals to compare with)", None, None),
+        ("herd heard", None, None),
+        ("judged alone", None, None),
+        ("7 animals at once", None, None),
+        ("15 of 20 silent", None, None),
+        ("two of them limp", "Herd: two of them limp", "Herde: two of them limp"),
+    ],
+)
+def test_what_the_herd_did_meanwhile(phrase: str, english: str | None, german: str | None) -> None:
+    one = event(alert(evidence=msgspec.structs.replace(FEVER.evidence, herd=phrase)))
+    for phrases, line in ((EN, english), (DE, german)):
+        body = full(one, phrases, zone=ZONE)[1].splitlines()
+        assert [text for text in body if text.startswith("Herd")] == ([line] if line else [])
+
+
+def test_a_herd_event_counts_its_animals() -> None:
+    for n, unit, line in ((7, "animals", "Gemessen: 7 Tiere"), (1, "animal", "Gemessen: 1 Tier")):
+        herd = alert(subject="herd", kind="fever_herd", evidence=Evidence(float(n), unit))
+        assert line in full(event(herd), DE, zone=ZONE)[1].splitlines()
+
+
 def test_summer_and_winter_have_their_own_time() -> None:
     _, body = full(event(alert(onset_ms=1_753_452_000_000)), DE, zone=ZONE)
     assert "Seit: 25.07.2025 16:00 CEST" in body
