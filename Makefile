@@ -40,7 +40,7 @@ types: $(VENV)/.dev  ## mypy --strict
 cover: $(VENV)/.dev  ## branch coverage of gateway/core, at least 95 %
 	@$(BIN)/python -m pytest -m "$(QUICK)" tests/core --cov --cov-fail-under=95 --cov-report=term-missing:skip-covered
 
-mutants: $(VENV)/.mutants  ## mutation score of the alert law and of validation, at least 80 % (four minutes)
+mutants: $(VENV)/.mutants  ## mutation score of the alert law and of validation, at least 80 % (three minutes)
 	@rm -rf mutants
 	@ALERT_HISTORIES=20 $(BIN)/mutmut run
 	@$(BIN)/python -m tests.mutation_score 80

@@ -1,7 +1,8 @@
 """`python -m tests.mutation_score 80`: what `mutmut run` found, by module; exit 1 below the percentage.
 
 A mutant that failed a test, or ran into the time limit, was noticed; every other one counts against the
-score, also one that no test reached. Read `mutmut results` for names and `mutmut show NAME` for the changed line.
+score, also one that no test reached. `mutmut results` names them,
+and `mutmut show NAME` shows the changed line.
 """
 
 from __future__ import annotations
