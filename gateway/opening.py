@@ -120,8 +120,7 @@ class Opening:
         if self._fault is None:
             log.error("The store cannot be opened for now, nothing is acknowledged: %s", error)
         self._fault = str(error)
-        degraded = None if self._fault is None else STORE_FAILING
-        self._signalling.health(degraded, uplink_down=False, clock_untrusted=not self.clock.trusted())
+        self._signalling.health(STORE_FAILING, uplink_down=False, clock_untrusted=not self.clock.trusted())
         if self._web is None and self.config.service.enable_health_check:
             self._web = WebServer(self.status, None, mqtt_monitor=self.config.service.enable_mqtt_monitor)
             await self._web.start(
