@@ -1,0 +1,54 @@
+"""How an alert stands, and who has made it so: functions over a connection."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from gateway.core.alerts import Alert, State
+from gateway.core.instants import plain_utc
+from gateway.store.alerts import COLUMNS, Transition, decode, history
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """One alert with everything that has been done about it.
+
+    Args:
+        alert: as it is on disk.
+        history: its steps, oldest first.
+    """
+
+    alert: Alert
+    history: tuple[Transition, ...]
+
+    @property
+    def decided(self) -> Transition | None:
+        """The step that brought it into its state; None for an alert that is active."""
+        if self.alert.state is State.ACTIVE:
+            return None
+        into = [step for step in self.history if step.to_state == self.alert.state != step.from_state]
+        return into[-1] if into else None
+
+    @property
+    def sentence(self) -> str:
+        """Who was first: `alert 17 was acknowledged by Anna (web) at 2025-11-25 14:30:00 UTC: seen`."""
+        alert, step = self.alert, self.decided
+        if step is None:
+            return f"alert {alert.id} is {alert.state.value}"
+        verb = {State.FALSE_POSITIVE: "called a false alarm"}.get(alert.state, alert.state.value)
+        said = f": {step.reason}" if step.reason else ""
+        return (
+            f"alert {alert.id} was {verb} by {step.who} ({step.origin}) at {plain_utc(step.at_ms)} UTC{said}"
+        )
+
+
+def standing(db: sqlite3.Connection, alert_id: int) -> Standing | None:
+    """One alert by its row number; None if there is none."""
+    row = db.execute(f"SELECT id, {COLUMNS} FROM alert_episodes WHERE id = ?", (alert_id,)).fetchone()
+    return None if row is None else Standing(decode(row), tuple(history(db, alert_id)))
+
+
+def standings(db: sqlite3.Connection, alerts: list[Alert]) -> dict[int, Standing]:
+    """Those alerts by their row number."""
+    return {alert.id: Standing(alert, tuple(history(db, alert.id))) for alert in alerts}
