@@ -221,6 +221,10 @@ def _alert_object(found: Standing) -> dict[str, Any]:
         "decided_by": None if step is None else step.who,
         "decided_at": None if step is None else iso_utc(step.at_ms),
         "history": [_step_object(step) for step in found.history],
+        "told": [
+            {"at": iso_utc(one.at_ms), "contact": one.contact, "channel": one.channel, "outcome": one.outcome}
+            for one in found.told
+        ],
     }
 
 

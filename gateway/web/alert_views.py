@@ -12,7 +12,7 @@ from gateway.core.alert_commands import HOURS_MAX, NOTE_CHARS_MAX, WHO_CHARS_MAX
 from gateway.core.alerts import NEVER_SILENCED, Alert, State
 from gateway.core.silences import Silence
 from gateway.store.alerts import Transition
-from gateway.store.standing import Standing
+from gateway.store.standing import Standing, Told
 from gateway.web.layout import ago, document, moment, words
 
 _VERBS = {
@@ -110,11 +110,13 @@ def silence_form(name: str, subject: str = "", kind: str = "") -> str:
 def alert_page(standing: Standing, now_ms: int, name: str | None) -> str:
     """One alert with its history."""
     alert = standing.alert
-    parts = [card(standing, now_ms, name), _history(standing.history)]
+    parts = [card(standing, now_ms, name), _history(standing.history), _told(standing.told)]
     if name is not None and alert.open and alert.kind not in NEVER_SILENCED:
         form = silence_form(name, alert.subject, alert.kind)
         parts.append(f'<section class="card"><h2>Silence</h2>\n{form}\n</section>')
-    return document(f"{alert.subject} {words(alert.kind)}", "\n".join(parts), footer=_BACK)
+    return document(
+        f"{alert.subject} {words(alert.kind)}", "\n".join(part for part in parts if part), footer=_BACK
+    )
 
 
 def link_page(standing: Standing, contact: str, now_ms: int, path: str) -> str:
@@ -172,18 +174,33 @@ def _silence(silence: Silence, now_ms: int, name: str | None) -> str:
 
 
 def _history(steps: Sequence[Transition]) -> str:
-    rows = "\n".join(
-        f"<tr><td>{moment(step.at_ms)}</td><td>{escape(words(step.to_state))}</td>"
-        f"<td>{step.severity.label}</td><td>{escape(step.who)} ({escape(step.origin)})</td>"
-        f"<td>{escape(step.reason)}</td></tr>"
+    rows = [
+        (
+            moment(step.at_ms),
+            words(step.to_state),
+            step.severity.label,
+            f"{step.who} ({step.origin})",
+            step.reason,
+        )
         for step in steps
-    )
+    ]
+    return _table("History", ("When", "State", "Severity", "Who", "Why"), rows)
+
+
+def _told(told: Sequence[Told]) -> str:
+    rows = [(moment(one.at_ms), one.contact, one.channel, one.outcome) for one in told]
+    return _table("Who was told", ("When", "Person", "Channel", "Outcome"), rows) if rows else ""
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"""<section>
-<h2>History</h2>
+<h2>{title}</h2>
 <div class="wide"><table>
-<thead><tr><th>When</th><th>State</th><th>Severity</th><th>Who</th><th>Why</th></tr></thead>
+<thead><tr>{head}</tr></thead>
 <tbody>
-{rows}
+{body}
 </tbody>
 </table></div>
 </section>"""
