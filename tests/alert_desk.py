@@ -65,9 +65,7 @@ class Desk(Alarm):
     async def silence(
         self, *, subject: str | None, kind: str | None, until_ms: int, who: str, origin: str, reason: str
     ) -> Silence:
-        made = Silence(
-            len(self.held) + 1, subject, kind, self._clock.now_ms(), until_ms, who, origin, reason
-        )
+        made = Silence(len(self.held) + 1, subject, kind, self._clock.now_ms(), until_ms, who, origin, reason)
         self.held.append(made)
         return made
 

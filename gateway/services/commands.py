@@ -36,6 +36,8 @@ commit. More are told to come again."""
 CLOSE_S_MAX: Final = 5.0
 """Of the 30 s of a shutdown (decision 32), what commands already here may take."""
 
+_VERDICTS: Final = {Order.RESOLVE: State.RESOLVED, Order.FALSE_POSITIVE: State.FALSE_POSITIVE}
+
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is published about one command; fields that say nothing are left out.
@@ -220,7 +222,7 @@ class AlertCommands:
                 command.id, ok=False, error="alert: the panel shows none; name the alert by its number"
             )
         done = await self._alarm.close(
-            alert_id=target, state=State(command.command.value), who=who, origin="mqtt", note=command.note
+            alert_id=target, state=_VERDICTS[command.command], who=who, origin="mqtt", note=command.note
         )
         return await self._answer(msgspec.structs.replace(command, alert=target), done)
 

@@ -10,7 +10,9 @@ from gateway.core import links
 
 SECRET = bytes(range(32))
 KEY = "COW_7/fever/1"
-names = st.text(st.characters(categories=("L", "N", "Zs", "P"), exclude_characters="\x00"), min_size=1, max_size=64)
+names = st.text(
+    st.characters(categories=("L", "N", "Zs", "P"), exclude_characters="\x00"), min_size=1, max_size=64
+)
 
 
 def test_a_token_is_right_for_its_alert_and_person_only() -> None:

@@ -36,7 +36,7 @@ FORM = "application/x-www-form-urlencoded"
         (" localhost", False),
     ],
 )
-def test_only_names_that_no_stranger_can_hold_are_ours(host: str, own: bool) -> None:  # noqa: FBT001
+def test_only_names_that_no_stranger_can_hold_are_ours(host: str, own: bool) -> None:
     assert own_host(host, "barn.example.org", {"gw.example.com"}) is own
 
 
@@ -59,7 +59,10 @@ def test_only_names_that_no_stranger_can_hold_are_ours(host: str, own: bool) -> 
         ({"Sec-Fetch-Site": "cross-site", "Content-Type": JSON}, "only a page of this gateway"),
         ({"Sec-Fetch-Site": "same-site", "Content-Type": FORM}, "only a page of this gateway"),
         ({"Sec-Fetch-Site": "none", "Content-Type": FORM}, "only a page of this gateway"),
-        ({"Host": "evil.example:8080", "Origin": "http://evil.example:8080", "Content-Type": FORM}, "no name"),
+        (
+            {"Host": "evil.example:8080", "Origin": "http://evil.example:8080", "Content-Type": FORM},
+            "no name",
+        ),
         ({"Host": "evil.example", "Content-Type": JSON}, "'evil.example' is no name of this machine"),
         ({"Host": "", "Content-Type": JSON}, "no name of this machine"),
         ({"Host": "barn.local", "Origin": "http://barn.local", "Content-Type": FORM}, None),
