@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.core.alert_event import AlertEvent
 from gateway.core.alerts import NEVER_SILENCED, Alert
 
 
@@ -38,7 +39,7 @@ class Silence(msgspec.Struct, frozen=True):
     ended_ms: int | None = None
 
 
-def covers(silence: Silence, alert: Alert) -> bool:
+def covers(silence: Silence, alert: Alert | AlertEvent) -> bool:
     """Whether the silence is about this alert; calls for help are never silenced."""
     return (
         silence.ended_ms is None
@@ -48,6 +49,6 @@ def covers(silence: Silence, alert: Alert) -> bool:
     )
 
 
-def silenced(alert: Alert, silences: Iterable[Silence]) -> bool:
+def silenced(alert: Alert | AlertEvent, silences: Iterable[Silence]) -> bool:
     """Whether any of them holds the alert back."""
     return any(covers(silence, alert) for silence in silences)
