@@ -162,7 +162,7 @@ class ChannelWalk:
         self._rounds_failed = 0
         self._attempts = Attempts(limited=short)
         self._down_since_s: float | None = None
-        self._gave_up = False
+        self._gave_up: set[str] = set()
         self._why = ""
         self._damaged_seq = 0
         self._unsettled: list[Notice] = []
@@ -272,8 +272,8 @@ class ChannelWalk:
 
     # Sending -----------------------------------------------------------------------------------
 
-    async def _fails(self, sending: Sending, look: _Look, suspects: Sequence[Sending]) -> bool:
-        """Try one letter; whether it speaks against the channel."""
+    async def _fails(self, sending: Sending, look: _Look, suspects: list[Sending]) -> bool:
+        """Try one letter; whether it speaks against the channel. A success clears the suspects."""
         letter = await self._writer.write(self.name, sending, look.now.now_ms, short=self._short)
         now_s = self._clock.monotonic_s()
         self._attempts.tried(letter.to, now_s)
@@ -293,13 +293,14 @@ class ChannelWalk:
             await self._give_up(sending, look, answer.why)
         return not trouble.strikes
 
-    async def _went_through(self, sending: Sending, look: _Look, suspects: Sequence[Sending]) -> None:
+    async def _went_through(self, sending: Sending, look: _Look, suspects: list[Sending]) -> None:
         self.counts.sent += 1
         self.counts.digests += sending.digest
         self._breaker = breaker.succeeded()
         self._rounds_failed = 0
-        self._gave_up = False
+        self._gave_up.discard(sending.address.to)
         self._attempts.went_through(suspects, self._clock.monotonic_s(), self._random_unit())
+        suspects.clear()
         if self._down_since_s is not None:
             lasted_s = self._clock.monotonic_s() - self._down_since_s
             log.info("Notification channel %s is back after %.0f s", self.name, lasted_s)
@@ -327,13 +328,16 @@ class ChannelWalk:
         return self._clock.trusted() and age_ms > hours * HOUR_MS
 
     async def _give_up(self, sending: Sending, look: _Look, why: str) -> None:
-        """Told as an alert of the gateway once, not for each letter; never over this channel itself."""
+        """Told as an alert of the gateway, until the address works again once and not for each letter.
+
+        It never goes over this channel itself.
+        """
         self.counts.dropped += 1
         told = self._notices(sending, notices.DROPPED)
         await self._settle(told, look.plan(told).pass_to)
-        if self._gave_up:
+        if sending.address.to in self._gave_up:
             return
-        self._gave_up = True
+        self._gave_up.add(sending.address.to)
         sentence = f"{sending.contact.name} cannot be told by {self.name}: {why}"
         log.error("Given up: %s (%s)", sentence, _about(sending))
         finding = told_of_gateway(FAILED_KIND, sentence, self._clock.now_ms())
