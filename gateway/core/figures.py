@@ -10,14 +10,16 @@ from gateway.core.detectors.wording import lasting
 from gateway.core.findings import Evidence
 from gateway.core.phrases import Phrases
 
-DECIMALS = {"°C": 1, "g": 2, "animals": 0, "readings": 0, "messages": 0}
+DECIMALS = {"°C": 1, "g": 2, "animal": 0, "animals": 0, "readings": 0, "messages": 0}
 """What a person can use; a collar's thermometer is good to 0.1 °C."""
 MINUTES = "min"
 MINUTES_MAX = 10 * 366 * 24 * 60
 """Ten years; a longer duration is a fault of a clock and would only fill the line."""
 
 _HERD = re.compile(r"herd (has risen|normal) \(([+-]?\d+\.\d) °C, (\d+) animals\)")
-_NOT_WORTH_TELLING = re.compile(r"herd (unknown\b.*|heard)|judged alone")
+_NOT_WORTH_TELLING = re.compile(
+    r"herd (unknown\b.*|heard)|judged alone|\d+ animals? at once|\d+ of \d+ silent"
+)
 
 
 def quantity(value: float, unit: str, phrases: Phrases, *, sign: str = "") -> str:

@@ -18,7 +18,7 @@ KINDS = (
     *("fever", "heat_stress", "inactivity", "estrus", "sensor_malfunction", "silence", "silence_herd"),
     *("panic", "sos", "fire", "medical", "emergency_stop"),
     *("detector_failure", "store_damaged", "store_salvaged", "store_budget", "backup_failed"),
-    "farm_register_recovered",
+    *("farm_register_recovered", "notification_failed"),
 )
 """Every kind of trouble the product knows; "fever_herd" and its like are made from them."""
 DETAILS = (
@@ -41,7 +41,7 @@ SECTIONS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "severities": _none(*(severity.label for severity in Severity)),
     "kinds": _none(*KINDS),
     "details": _none(*DETAILS),
-    "units": _none("animals", "readings", "messages"),
+    "units": _none("animal", "animals", "readings", "messages"),
     "herd": {"risen": frozenset(), "normal": frozenset(), "compared": frozenset({"word", "rise", "n"})},
     "titles": {
         **{change.value: _HEADING for change in Change},

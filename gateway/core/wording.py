@@ -102,7 +102,7 @@ def full(event: AlertEvent, phrases: Phrases, *, link: str = "", zone: tzinfo) -
     if link and _wants_hands(event):
         lines += ["", say("lines", "acknowledge", link=link)]
     lines += ["", say("lines", "number", number=str(event.id), key=event.key)]
-    return title(event, phrases), "\n".join(lines)
+    return title(event, phrases), "\n".join(map(one_line, lines))
 
 
 def digest(events: Sequence[AlertEvent], phrases: Phrases, zone: tzinfo) -> tuple[str, str]:
@@ -161,7 +161,7 @@ def summary(day: DaySummary, phrases: Phrases, zone: tzinfo) -> tuple[str, str]:
     lines += [line("animals", day.animals_n), line("readings", day.readings_n)]
     lines += [line("rejected", day.rejected_n), line("silent", len(day.silent))]
     if day.silent:
-        lines += [f"  {', '.join(day.silent[:LINES_MAX])}"]
+        lines += [f"  {one_line(', '.join(day.silent[:LINES_MAX]))}"]
         if (left := len(day.silent) - LINES_MAX) > 0:
             lines += [f"  {phrases.say('digest', 'more', n=str(left))}"]
     heading = phrases.say(
@@ -221,7 +221,7 @@ def _gist(event: AlertEvent, phrases: Phrases, *, original: bool = True) -> str:
     if event.cow_id is not None:
         detail = phrases.word("details", event.detail) or ""
         if told := ", ".join(filter(None, (detail, gist(event.evidence, phrases)))):
-            return told
+            return one_line(told)
     return one_line(event.sentence.removeprefix(f"{event.subject}: ")) if original else ""
 
 

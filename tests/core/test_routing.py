@@ -178,7 +178,7 @@ people = st.lists(
     at=st.times(),
 )
 def test_a_critical_alert_reaches_somebody_if_anybody_can_be_reached(
-    contacts: tuple[Contact, ...], change: str, kind: str, reminders: int, of: tuple[str, ...], at: time
+    *, contacts: tuple[Contact, ...], change: str, kind: str, reminders: int, of: tuple[str, ...], at: time
 ) -> None:
     found = addressees(event(f"{change} critical {kind}", reminders=reminders), contacts, of, at)
     assert bool(found) is any(contact.addresses for contact in contacts)
