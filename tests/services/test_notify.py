@@ -422,6 +422,12 @@ def test_five_failures_open_the_breaker_for_300_s_and_one_probe(tmp_path: Path) 
                 await barn.clock.advance(wait_s)
             await barn.asleep()
         assert tried_s == [0, 5, 15, 35, 75, 375]
+        async with running(service):  # as the supervisor does after a fault of the store
+            await barn.asleep()
+            assert len(tried_s) == 6, "it is still open"
+            await barn.clock.advance(300)
+            await barn.asleep()
+        assert tried_s[6:] == [675]
 
     run(tmp_path, scene)
 
@@ -561,17 +567,18 @@ def test_a_damaged_event_is_told_once_and_does_not_hold_up_the_rest(
 ) -> None:
     async def scene(barn: Barn) -> None:
         await barn.begin()
-        await barn.database.write(lambda db: outbox.append(db, "alert", b"no json", T0_MS))
         await barn.raised("A", "B")
+        await barn.database.write(lambda db: outbox.append(db, "alert", b"no json", T0_MS))
+        await barn.raised("D")
         peer = Peer()
         service = barn.notify(peer.send)
         async with running(service):
             await barn.passed()
-        assert peer.ids() == ["2", "3"]
+        assert peer.ids() == ["1", "2", "4"]
         assert service.counts["email"].damaged == 1
 
     run(tmp_path, scene)
-    assert caplog.text.count("Event 1 is no alert") == 1
+    assert caplog.text.count("Event 3 is no alert") == 1
 
 
 def test_the_summary_goes_once_a_day_to_those_who_want_it(tmp_path: Path) -> None:
