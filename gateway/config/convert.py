@@ -24,7 +24,7 @@ from gateway.config.document import entries, expand, join, line_of
 from gateway.config.faults import Fault, Place
 from gateway.config.scalars import NotThatError, Word
 
-SECRET_KEYS = frozenset({"password", "token", "secret"})
+SECRET_KEYS = frozenset({"password", "token", "secret", "url"})
 """Keys whose values never appear in a fault."""
 SIMILAR = 0.6
 """difflib's ratio from which a key counts as a misspelling; its own default."""

@@ -134,4 +134,9 @@ def _readable_secrets(config: Config, from_environment: set[str]) -> list[Contra
             if getattr(getattr(config, section), key, None) and path not in from_environment:
                 text = "stands in a file everyone may read; chmod 640 it, or write ${MQTT_PASSWORD}"
                 found.append(Contradiction((path,), text))
+    for name, channel in config.notify.channels.items():
+        path = f"notify.channels.{name}.url"
+        if "@" in channel.url and path not in from_environment:
+            text = "stands in a file everyone may read; chmod 640 it, or write its password as ${NAME}"
+            found.append(Contradiction((path,), text))
     return found

@@ -6,6 +6,7 @@ Pure but for the time zone database, which belongs to the machine.
 from __future__ import annotations
 
 import ipaddress
+import re
 import zoneinfo
 from collections.abc import Collection, Iterator
 
@@ -30,6 +31,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _service(config)
     yield from _uplink(config)
     yield from _panel(config)
+    yield from _notify(config)
     yield from production_faults(config)
 
 
@@ -198,6 +200,20 @@ def _panel(config: Config) -> Iterator[Contradiction]:
         seen.setdefault(pin, key)
 
 
+def _notify(config: Config) -> Iterator[Contradiction]:
+    base = config.notify.link_base
+    if base is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", base):
+        yield Contradiction(
+            ("notify.link_base",),
+            f'"{base}" is no address a phone can open; write it like http://barn.local:8080',
+        )
+    for name in config.notify.channels:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name, re.ASCII):
+            yield Contradiction(
+                (f"notify.channels.{name}",), "is no name of a channel; use a-z, 0-9, _ and -, like email"
+            )
+
+
 def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> Iterator[Contradiction]:
     """What works and should still be known; said by `check` and at every start.
 
@@ -208,6 +224,7 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
     """
     broker, mqtt, uplink = config.broker, config.mqtt, config.uplink
     yield from listener_warnings(config)
+    yield from _notify_warnings(config)
     for job, schedule in config.detector_schedules.items():
         if job in jobs_without_detectors and schedule.enabled:
             yield Contradiction(
@@ -235,6 +252,17 @@ def warnings(config: Config, jobs_without_detectors: Collection[str] = ()) -> It
         )
     if uplink.enabled and uplink.password and not uplink.use_tls and not is_local(uplink.host or ""):
         yield Contradiction(("uplink.use_tls",), f"the password goes to {uplink.host} unencrypted")
+
+
+def _notify_warnings(config: Config) -> Iterator[Contradiction]:
+    """A channel that can send nothing is no reason not to start: light and sound go on."""
+    for name, channel in config.notify.channels.items():
+        if not re.match(r"[a-z0-9+]+://[^/]", channel.url, re.ASCII | re.IGNORECASE):
+            yield Contradiction(
+                (f"notify.channels.{name}.url",),
+                "is no address of a service, nobody will be told by it; write one like "
+                "mailtos://user:${SMTP_PASSWORD}@example.org?to={to}",
+            )
 
 
 def _network_warnings(config: Config) -> Iterator[Contradiction]:

@@ -45,6 +45,10 @@ def is_local(host: str) -> bool:
     return is_loopback(host) or host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 
 
+def _is_time(text: str) -> bool:
+    return re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text, re.ASCII) is not None
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """The farm. `timezone` is where timestamps without a zone belong (decision 7)."""
 
@@ -176,7 +180,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """A time that is none would be found out at night."""
-        if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", self.at, re.ASCII):
+        if not _is_time(self.at):
             raise ValueError(f'at: "{self.at}" is no time of day; write it like "02:00", in quotes')
 
     @property
@@ -298,6 +302,43 @@ class PanelPins(msgspec.Struct, frozen=True, kw_only=True):
         return {key: pin for key in keys if (pin := getattr(self, key)) is not None}
 
 
+class NotifyChannel(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to people: an apprise URL that takes the address at `{to}`, and the form of its letters.
+
+    `short` = at most 160 characters and ten a minute to one address (S3-037, S3-054).
+    """
+
+    url: Text
+    form: Literal["short", "full"] = "full"
+
+
+class Notify(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told how; the people themselves are in the farm register.
+
+    `channels` adds to the built-in ones: sms (Twilio's variables, S3-085), webhook, push.
+    `daily_summary` None = none; `link_base` None = letters without links; `languages` None = English
+    and German only.
+    """
+
+    channels: dict[str, NotifyChannel] = field(default_factory=dict)
+    daily_summary: Text | None = "07:00"
+    stale_min: Annotated[float, Meta(ge=1, le=1440)] = 60.0
+    link_base: Text | None = None
+    languages: Text | None = None
+
+    def __post_init__(self) -> None:
+        """A time that is none would be found out in the morning."""
+        if self.daily_summary is not None and not _is_time(self.daily_summary):
+            raise ValueError(
+                f'daily_summary: "{self.daily_summary}" is no time of day; write it like "07:00", in quotes'
+            )
+
+    @property
+    def daily_summary_local(self) -> time | None:
+        """`daily_summary` as a time of day."""
+        return None if self.daily_summary is None else time.fromisoformat(self.daily_summary)
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration. `mode: production` demands authentication and encryption (S3-049)."""
 
@@ -314,6 +355,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     performance: Performance = Performance()
     uplink: Uplink = Uplink()
     panel: PanelPins = PanelPins()
+    notify: Notify = Notify()
     retention: RetentionPolicy = RetentionPolicy()
     alerts: AlertPolicy = AlertPolicy()
     detectors: Policies = Policies()

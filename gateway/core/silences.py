@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.core.alert_event import AlertEvent
 from gateway.core.alerts import HERD, HERD_SUFFIX, NEVER_SILENCED, Alert
 from gateway.core.instants import DAY_MS
 
@@ -57,7 +58,7 @@ def silence_fault(silence: Silence) -> str | None:
     return None
 
 
-def covers(silence: Silence, alert: Alert) -> bool:
+def covers(silence: Silence, alert: Alert | AlertEvent) -> bool:
     """Whether the silence is about this alert; calls for help are never silenced."""
     return (
         silence.ended_ms is None
@@ -67,12 +68,12 @@ def covers(silence: Silence, alert: Alert) -> bool:
     )
 
 
-def _kind_of_members(alert: Alert) -> str:
+def _kind_of_members(alert: Alert | AlertEvent) -> str:
     """Of a herd event: who silences fever does not mean to be woken by fever of many."""
     return alert.kind.removesuffix(HERD_SUFFIX) if alert.subject == HERD else alert.kind
 
 
-def silenced(alert: Alert, silences: Iterable[Silence]) -> bool:
+def silenced(alert: Alert | AlertEvent, silences: Iterable[Silence]) -> bool:
     """Whether any of them holds the alert back."""
     return any(covers(silence, alert) for silence in silences)
 
