@@ -260,7 +260,7 @@ WORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(WORDS.map(lambda said: json.dumps(said).encode()) | st.binary(max_size=40), max_size=8))
 def test_every_payload_is_answered_and_acknowledged_once(
     tmp_path_factory: Any, payloads: list[bytes]
