@@ -204,6 +204,8 @@ def test_silences_begin_and_end(tmp_path: Path) -> None:
         assert held.reason == "calving"
         assert (await line.ask(command="unsilence", silence=held.id))["ok"]
         assert not line.barn.alarm.silences
+        line.barn.alarm.silences_max = 0
+        assert "0 silences already" in (await line.ask(command="silence", hours=1))["error"]
         assert (
             f"no silence {held.id} holds" in (await line.ask(command="unsilence", silence=held.id))["error"]
         )
