@@ -93,7 +93,11 @@ class AlertDesk(Protocol):
     async def silence(
         self, *, subject: str | None, kind: str | None, until_ms: int, who: str, origin: str, reason: str
     ) -> Silence:
-        """A new silence, from now on."""
+        """A new silence, from now on.
+
+        Raises:
+            ValueError: it cannot be; says why.
+        """
         ...
 
     async def end_silence(self, *, silence_id: int, who: str, origin: str) -> bool:

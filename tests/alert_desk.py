@@ -54,6 +54,7 @@ class Desk(Alarm):
         )
         self.heard: list[Alert] = []
         self.held: list[Silence] = []
+        self.silences_max = 64
 
     def told(self, alert: Alert) -> None:
         self.heard.append(alert)
@@ -65,6 +66,8 @@ class Desk(Alarm):
     async def silence(
         self, *, subject: str | None, kind: str | None, until_ms: int, who: str, origin: str, reason: str
     ) -> Silence:
+        if len(self.held) >= self.silences_max:
+            raise ValueError(f"there are {self.silences_max} silences already; end one of them first")
         made = Silence(len(self.held) + 1, subject, kind, self._clock.now_ms(), until_ms, who, origin, reason)
         self.held.append(made)
         return made

@@ -92,9 +92,8 @@ def need(tool: str) -> str:
     """Path of an outside program; missing is a failure in CI and a skip on a laptop."""
     found = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
     if found is None:
-        message = (
-            f"{tool} is not installed (Debian: apt-get install mosquitto mosquitto-clients sqlite3 strace)"
-        )
+        packages = "mosquitto mosquitto-clients sqlite3 strace chromium"
+        message = f"{tool} is not installed (Debian: apt-get install {packages})"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)

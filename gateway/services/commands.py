@@ -251,14 +251,17 @@ class AlertCommands:
 
     async def _silence(self, command: Command, who: str) -> Answer:
         until_ms = self._clock.now_ms() + round((command.hours or 0) * HOUR_MS)
-        made = await self._alarm.silence(
-            subject=command.subject,
-            kind=command.kind,
-            until_ms=until_ms,
-            who=who,
-            origin="mqtt",
-            reason=command.note,
-        )
+        try:
+            made = await self._alarm.silence(
+                subject=command.subject,
+                kind=command.kind,
+                until_ms=until_ms,
+                who=who,
+                origin="mqtt",
+                reason=command.note,
+            )
+        except ValueError as fault:
+            return Answer(command.id, ok=False, error=f"silence: {fault}")
         return Answer(command.id, ok=True, silence=made.id, until=iso_utc(made.until_ms), by=made.who)
 
     async def _unsilence(self, command: Command, who: str) -> Answer:

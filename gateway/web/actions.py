@@ -140,14 +140,17 @@ class Actions:
 
     async def _silence(self, request: web.Request) -> web.Response:
         wish = await self._asked(request, SilenceWish)
-        made = await self._desk.silence(
-            subject=wish.subject,
-            kind=wish.kind,
-            until_ms=self._now_ms() + round(wish.hours * HOUR_MS),
-            who=wish.by,
-            origin=wish.origin,
-            reason=wish.reason,
-        )
+        try:
+            made = await self._desk.silence(
+                subject=wish.subject,
+                kind=wish.kind,
+                until_ms=self._now_ms() + round(wish.hours * HOUR_MS),
+                who=wish.by,
+                origin=wish.origin,
+                reason=wish.reason,
+            )
+        except ValueError as fault:
+            raise RefusedError(409, str(fault)) from None
         return _back(wish.by) if _is_form(request) else json(_silence_object(made), 201)
 
     async def _unsilence(self, request: web.Request) -> web.Response:

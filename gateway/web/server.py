@@ -41,6 +41,10 @@ REQUEST_BYTES_MAX = 16 * 1024
 """Body of a request: a form of five fields, at most 600 characters, needs 6 KB where each character is
 escaped as %XX of three bytes. aiohttp bounds line and headers at 8 KiB each."""
 
+LINGER_S_MAX = 0.5
+"""Where an answer is given before all of the request has come, its rest is read away this long, so that
+the answer is not lost to a reset."""
+
 STOP_S_MAX = 2.0
 """Answers in progress may finish this long when the server stops; they take milliseconds. Live streams
 are ended at once."""
@@ -133,7 +137,11 @@ class WebServer:
         self._actions.add_to(app.router)
         self._links.add_to(app.router)
         runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=self._idle_s_max, shutdown_timeout=STOP_S_MAX
+            app,
+            access_log=None,
+            keepalive_timeout=self._idle_s_max,
+            lingering_time=LINGER_S_MAX,
+            shutdown_timeout=STOP_S_MAX,
         )
         await runner.setup()
         self._runner = runner

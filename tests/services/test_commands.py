@@ -204,6 +204,8 @@ def test_silences_begin_and_end(tmp_path: Path) -> None:
         assert held.reason == "calving"
         assert (await line.ask(command="unsilence", silence=held.id))["ok"]
         assert not line.barn.alarm.silences
+        line.barn.alarm.silences_max = 0
+        assert "0 silences already" in (await line.ask(command="silence", hours=1))["error"]
         assert (
             f"no silence {held.id} holds" in (await line.ask(command="unsilence", silence=held.id))["error"]
         )
@@ -260,7 +262,7 @@ WORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(WORDS.map(lambda said: json.dumps(said).encode()) | st.binary(max_size=40), max_size=8))
 def test_every_payload_is_answered_and_acknowledged_once(
     tmp_path_factory: Any, payloads: list[bytes]

@@ -91,7 +91,9 @@ def run(tmp_path: Path, scene: Callable[[Site], Awaitable[None]], **options: Any
     async def bounded() -> None:
         async with asyncio.timeout(20), serving(tmp_path, **options) as site:
             await scene(site)
-        await asyncio.sleep(0)  # what was cancelled last needs a turn to end
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            await asyncio.wait(left, timeout=2)  # what was cancelled last needs a turn to end
         assert asyncio.all_tasks() == {asyncio.current_task()}, asyncio.all_tasks()
 
     asyncio.run(bounded())

@@ -213,6 +213,9 @@ def test_silences_are_made_shown_and_ended(tmp_path: Path) -> None:
             "reason": "calving",
         }
         await site.submit("/api/silences", {"by": "Ben", "hours": "0.5", "subject": "", "kind": ""})
+        site.barn.alarm.silences_max = 2
+        refused = await site.send("/api/silences", wish, 409)
+        assert "there are 2 silences already" in refused["error"]
         text = await site.get("/")
         assert "<h3>COW_7 · fever</h3>" in text
         assert "silent until 2025-11-25 18:30 UTC, by Anna (web) 0 s ago: calving" in text
