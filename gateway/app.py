@@ -22,6 +22,8 @@ from gateway.core.alert_event import alert_topic, event_json
 from gateway.core.alerts import Alert
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import told_of_gateway
+from gateway.core.messages import RawMessage
+from gateway.core.topics import Family
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
 from gateway.drivers.broker.embedded import EmbeddedBroker
@@ -30,7 +32,7 @@ from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink
 from gateway.errors import StoreError
 from gateway.opening import Opening
-from gateway.ports import Clock
+from gateway.ports import Clock, Receipt
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
 from gateway.services.forward import Forward
@@ -205,7 +207,12 @@ class Gateway:
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
             clock=clock,
-            ingest=self.ingest.accept,
+            take={
+                Family.READINGS: self.ingest.accept,
+                Family.CALLS: self._not_taken,
+                Family.EMERGENCY_STOP: self._not_taken,
+                Family.COMMANDS: self._not_taken,
+            },
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
             keep=self.ingest.keep,
@@ -328,6 +335,9 @@ class Gateway:
             self.broker.publish(topic, b"", qos=1, retain=True)
         if self.forward is not None:
             self.forward.wake()
+
+    def _not_taken(self, message: RawMessage, receipt: Receipt) -> None:
+        self.ingest.refuse(message, "nobody takes it here", receipt)
 
     def _button_pressed(self) -> None:
         """In a gpiozero thread: acknowledge what the panel shows."""
