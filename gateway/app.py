@@ -19,8 +19,9 @@ from zoneinfo import ZoneInfo
 from gateway import facts, wiring
 from gateway.config import Config
 from gateway.core.alert_event import alert_topic, event_json
-from gateway.core.alerts import Alert
+from gateway.core.alerts import Move
 from gateway.core.detection import jobs_without_detectors
+from gateway.core.emergency import stop_among, stop_state
 from gateway.core.findings import told_of_gateway
 from gateway.core.messages import RawMessage
 from gateway.core.topics import Family
@@ -35,11 +36,13 @@ from gateway.opening import Opening
 from gateway.ports import Clock, Receipt
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
+from gateway.services.emergencies import Emergencies
 from gateway.services.forward import Forward
 from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
 from gateway.services.salvage import Salvage
+from gateway.services.signalling import Signalling
 from gateway.store.broker_state import load
 from gateway.supervisor import Supervisor
 from gateway.web.server import WebServer
@@ -174,11 +177,12 @@ class Gateway:
 
     def _build(self) -> None:
         config, clock = self.config, self.clock
+        self.signalling = Signalling(self.panel.show, clock)
         self.alarm = Alarm(
             clock=clock,
             database=self.database,
             policy=config.alerts,
-            signal_changed=self.panel.show,
+            signalling=self.signalling,
             published=self._alert_published,
         )
         self.salvage = Salvage(clock=clock, database=self.database, report=self.alarm.report)
@@ -203,14 +207,20 @@ class Gateway:
             alive=partial(self.supervisor.beat, "ingest"),
             changes=lambda: self.broker.changes(),  # noqa: PLW0108 - the broker is built below, with its `keep`
         )
+        self.emergencies = Emergencies(
+            call=self.alarm.call,
+            report=self.alarm.report,
+            refuse=self.ingest.refuse,
+            repeat_s=config.alerts.call_repeat_s,
+        )
         self.admission = wiring.admission(config)
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
             clock=clock,
             take={
                 Family.READINGS: self.ingest.accept,
-                Family.CALLS: self._not_taken,
-                Family.EMERGENCY_STOP: self._not_taken,
+                Family.CALLS: self.emergencies.accept_call,
+                Family.EMERGENCY_STOP: self.emergencies.accept_stop,
                 Family.COMMANDS: self._not_taken,
             },
             refused=self.ingest.refuse,
@@ -241,12 +251,15 @@ class Gateway:
         await self.alarm.restore()
         for alert in self.alarm.open_alerts:  # known to whoever was told; anew for whoever asks
             self.broker.retain(alert_topic(alert), event_json(alert), qos=1)
+        for topic, payload in stop_state(stop_among(self.alarm.open_alerts)):
+            self.broker.retain(topic, payload, qos=2)
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
         self.supervisor.start("store", self.database.watch, critical=True)
         await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
+        self.supervisor.start("emergencies", self.emergencies.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
         listeners = wiring.listeners(config)
         await self.broker.start(*listeners)
@@ -327,12 +340,16 @@ class Gateway:
 
     # Wires -------------------------------------------------------------------------------------
 
-    def _alert_published(self, alert: Alert) -> None:
+    def _alert_published(self, move: Move) -> None:
         """A committed change: to local subscribers, retained while the alert is open (decision 20)."""
+        alert = move.alert
         topic = alert_topic(alert)
         self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
         if not alert.open:
             self.broker.publish(topic, b"", qos=1, retain=True)
+        for stop_topic, payload in stop_state(alert):
+            self.broker.publish(stop_topic, payload, qos=2, retain=True)
+        self.emergencies.follow(move)
         if self.forward is not None:
             self.forward.wake()
 
@@ -364,7 +381,7 @@ class Gateway:
 
     def _tell_health(self) -> None:
         down = self.forward is not None and self.forward.down
-        self.alarm.health(self.store_fault, down, not self.clock.trusted())
+        self.signalling.health(self.store_fault, down, not self.clock.trusted())
 
     async def _look(self) -> None:
         """Every two seconds: the panel hears of clock and uplink, systemd that we live (decision 41)."""
@@ -402,6 +419,7 @@ class Gateway:
         await self.broker.stop()
         try:
             async with asyncio.timeout(DRAIN_S_MAX):
+                await self.emergencies.drain()
                 await self.ingest.drain()
         except TimeoutError:
             log.error("The store does not write; unacknowledged readings stay with their senders")  # noqa: TRY400

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -114,6 +114,11 @@ class StopState(msgspec.Struct, frozen=True):
     since: str
     message: str
     reset: str
+
+
+def stop_among(alerts: Iterable[Alert]) -> Alert | None:
+    """The stop that holds, of open alerts."""
+    return next((alert for alert in alerts if alert.kind == EMERGENCY_STOP), None)
 
 
 def stop_state(alert: Alert | None) -> list[tuple[str, bytes]]:

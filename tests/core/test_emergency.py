@@ -46,9 +46,7 @@ def stop(payload, client_id="mower-1"):
 def test_the_documented_panic_is_understood_verbatim():
     finding = call(DOCUMENT_3)
     assert (finding.subject, finding.kind, finding.severity) == ("guard-789", "panic", Severity.CRITICAL)
-    assert (
-        finding.sentence == "PANIC from guard-789: Emergency assistance needed, at 12.9716, 77.5946"
-    )
+    assert finding.sentence == "PANIC from guard-789: Emergency assistance needed, at 12.9716, 77.5946"
     assert finding.detail == "lat=12.9716 lon=77.5946"
     assert (finding.present, finding.ended, finding.confidence) == (True, False, 1.0)
 
@@ -199,13 +197,15 @@ def test_hostile_payloads_are_calls_too(payload):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["message", "severity", "location", "lat", "lon", "timestamp", "payload", "sender", "reason"]
-        ),
-        inner,
-        max_size=5,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["message", "severity", "location", "lat", "lon", "timestamp", "payload", "sender", "reason"]
+            ),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
 )
@@ -249,8 +249,7 @@ def test_any_bytes_are_a_finding_that_can_be_told(payload, level, client_id, rec
         (b"Person detected in area", "EMERGENCY STOP by mower-1: Person detected in area"),
         (b'{"who": "Anna", "reason": "cow on the belt"}', "EMERGENCY STOP by Anna: cow on the belt"),
         (
-            b'{"sender": "safety", "message_type": "alert", "payload":'
-            b' {"alert_type": "emergency_stop", "message": "Person detected in area", "severity": "critical"}}',
+            b'{"sender": "safety", "payload": {"message": "Person detected in area", "severity": "critical"}}',
             "EMERGENCY STOP by safety: Person detected in area",
         ),
         (b'{"metadata": {"sender": "vision"}, "payload": {}}', "EMERGENCY STOP by vision"),

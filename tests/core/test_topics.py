@@ -469,7 +469,7 @@ def test_a_concentrator_publishes_readings():
 def test_rows_say_how_much_each_client_may_send():
     rates = {route.name: route.rate for route in default_routes() if route.rate is not None}
     assert rates == {"sensors": Rate(100, 2000), "alert_commands": Rate(60, 60)}
-    assert COMMAND_RATE == Rate(60, 60)
+    assert Rate(60, 60) == COMMAND_RATE
 
 
 CALL_TOPICS = [f"alert/{kind}/guard-789" for kind in sorted(CALLS)]

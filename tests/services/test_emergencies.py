@@ -32,6 +32,7 @@ class Place:
         self.writes = asyncio.Event()
         self.writes.set()
         self.failing = False
+        self.asked = asyncio.Semaphore(0)
         self.tried = asyncio.Semaphore(0)
         self.stored = []
         self.kept = []
@@ -43,6 +44,7 @@ class Place:
 
     async def report(self, findings):
         self.log.append(("report", [finding.subject for finding in findings]))
+        self.asked.release()
         await self.writes.wait()
         self.kept += findings
         self.tried.release()
@@ -130,8 +132,7 @@ def test_what_comes_while_the_disk_is_busy_is_one_report():
     async def story(place):
         place.writes.clear()
         receipts = [place.call("first")]
-        while ("report", ["first"]) not in place.log:
-            await asyncio.sleep(0)
+        await place.asked.acquire()
         receipts += [place.call(f"guard-{n}") for n in range(5)]
         assert [entry for entry in place.log if entry[0] == "call"][-1] == ("call", "guard-4")
         place.writes.set()

@@ -173,7 +173,9 @@ def test_a_call_of_a_persistent_session_waits_for_both_commits(broker_first):
     run(story, settling=False, keep=disk.keep)
 
 
-@pytest.mark.parametrize(("topic", "times"), [(PANIC, 2), (STOP_TOPICS[0], 2), (COMMANDS_TOPIC, 2), (SENSOR, 1)])
+@pytest.mark.parametrize(
+    ("topic", "times"), [(PANIC, 2), (STOP_TOPICS[0], 2), (COMMANDS_TOPIC, 2), (SENSOR, 1)]
+)
 def test_a_call_that_a_power_cut_may_have_taken_is_taken_again_when_it_comes_again(topic, times):
     """The id may have reached the disk with another commit than the alert; a reading's is its own."""
 
