@@ -249,7 +249,7 @@ def test_any_bytes_are_a_finding_that_can_be_told(payload, level, client_id, rec
         (b"Person detected in area", "EMERGENCY STOP by mower-1: Person detected in area"),
         (b'{"who": "Anna", "reason": "cow on the belt"}', "EMERGENCY STOP by Anna: cow on the belt"),
         (
-            b'{"sender": "safety", "payload": {"message": "Person detected in area", "severity": "critical"}}',
+            b'{"sender":"safety","payload": {"message": "Person detected in area", "severity": "high"}}',
             "EMERGENCY STOP by safety: Person detected in area",
         ),
         (b'{"metadata": {"sender": "vision"}, "payload": {}}', "EMERGENCY STOP by vision"),
