@@ -16,6 +16,8 @@ from gateway.drivers.broker.limits import ROLE_SETS_MAX, RULINGS_MAX
 from gateway.drivers.broker.receipts import Both
 from gateway.ports import Receipt
 
+_READINGS = Family.READINGS  # looked up for each reading otherwise, which takes 0.1 µs
+
 Take = Callable[[RawMessage, Receipt], None]
 Refused = Callable[[RawMessage, str, Receipt], None]
 
@@ -124,7 +126,7 @@ class Desk:
             durable |= self.exchange.retain(topic, payload, qos, keep=True)
         durable |= self.exchange.distribute(topic, payload, qos, state=retained or ruling.state)
         durable = durable and qos > 0
-        if family is Family.READINGS:
+        if family is _READINGS:
             self._take[family](message, receipt)  # the same commit takes both
         elif family is None and not durable:
             receipt.settle()
