@@ -21,7 +21,10 @@ from gateway.config import Config
 from gateway.core.alert_event import alert_topic, event_json
 from gateway.core.alerts import Move
 from gateway.core.detection import jobs_without_detectors
+from gateway.core.emergency import stop_among, stop_state
 from gateway.core.findings import told_of_gateway
+from gateway.core.messages import RawMessage
+from gateway.core.topics import Family
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
 from gateway.drivers.broker.embedded import EmbeddedBroker
@@ -31,9 +34,10 @@ from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink
 from gateway.errors import StoreError
 from gateway.opening import Opening
-from gateway.ports import Clock
+from gateway.ports import Clock, Receipt
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
+from gateway.services.emergencies import Emergencies
 from gateway.services.forward import Forward
 from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
@@ -197,11 +201,22 @@ class Gateway:
             alive=partial(self.supervisor.beat, "ingest"),
             changes=lambda: self.broker.changes(),  # noqa: PLW0108 - the broker is built below, with its `keep`
         )
+        self.emergencies = Emergencies(
+            call=self.alarm.call,
+            report=self.alarm.report,
+            refuse=self.ingest.refuse,
+            repeat_s=config.alerts.call_repeat_s,
+        )
         self.admission = wiring.admission(config)
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
             clock=clock,
-            ingest=self.ingest.accept,
+            take={
+                Family.READINGS: self.ingest.accept,
+                Family.CALLS: self.emergencies.accept_call,
+                Family.EMERGENCY_STOP: self.emergencies.accept_stop,
+                Family.COMMANDS: self._not_taken,
+            },
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
             keep=self.ingest.keep,
@@ -242,12 +257,15 @@ class Gateway:
         await self.alarm.restore()
         for alert in self.alarm.open_alerts:  # known to whoever was told; anew for whoever asks
             self.broker.retain(alert_topic(alert), event_json(alert), qos=1)
+        for topic, payload in stop_state(stop_among(self.alarm.open_alerts)):
+            self.broker.retain(topic, payload, qos=2)
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
         self.supervisor.start("store", self.database.watch, critical=True)
         await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
+        self.supervisor.start("emergencies", self.emergencies.run, critical=True)
         log.info("Initializing MQTTSubscriber...")
         listeners = wiring.listeners(config)
         await self.broker.start(*listeners)
@@ -334,8 +352,14 @@ class Gateway:
         self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
         if not alert.open:
             self.broker.publish(topic, b"", qos=1, retain=True)
+        for stop_topic, payload in stop_state(alert):
+            self.broker.publish(stop_topic, payload, qos=2, retain=True)
+        self.emergencies.follow(move)
         if self.forward is not None:
             self.forward.wake()
+
+    def _not_taken(self, message: RawMessage, receipt: Receipt) -> None:
+        self.ingest.refuse(message, "nobody takes it here", receipt)
 
     def _button_pressed(self) -> None:
         """In a gpiozero thread: acknowledge what the panel shows."""
@@ -368,6 +392,7 @@ class Gateway:
         await self.broker.stop()
         try:
             async with asyncio.timeout(DRAIN_S_MAX):
+                await self.emergencies.drain()
                 await self.ingest.drain()
         except TimeoutError:
             log.error("The store does not write; unacknowledged readings stay with their senders")  # noqa: TRY400

@@ -19,7 +19,8 @@ from gateway.config import schema as sections
 from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
 from gateway.core.retention import part_bytes
-from gateway.core.topics import RouteTable, default_routes
+from gateway.core.routes import default_routes
+from gateway.core.topics import RouteTable
 from gateway.drivers import logfile, panel_pins
 from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker import limits

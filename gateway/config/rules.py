@@ -14,7 +14,8 @@ from gateway.config.faults import Contradiction
 from gateway.config.listeners import listener_faults, listener_warnings, network_hosts
 from gateway.config.production import production_faults
 from gateway.config.schema import Config, is_local, is_loopback
-from gateway.core.topics import ALERTS_PATTERN, covers, filter_fault, size_fault, topic_fault
+from gateway.core.routes import ALERTS_PATTERN
+from gateway.core.topics import covers, filter_fault, size_fault, topic_fault
 
 STANDARD_PORT = 1883
 

@@ -7,6 +7,7 @@ on the client itself (whom it speaks for, how much it has sent) is then a look i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -24,19 +25,18 @@ from gateway.core.topic_names import (
 
 # The rules for names belong to what is decided about topics; users of the table find them here.
 __all__ = [
-    "ALERTS_PATTERN",
     "ANONYMOUS_ROLES",
     "CLIENT_ROLES",
     "ROLE_CONCENTRATOR",
     "ROLE_GATEWAY",
     "ROLE_OPERATOR",
     "ROLE_SENSOR",
+    "Family",
     "Route",
     "RouteTable",
     "Ruling",
     "animals_spoken_for",
     "covers",
-    "default_routes",
     "filter_fault",
     "has_wildcard",
     "matches",
@@ -55,11 +55,6 @@ CLIENT_ROLES = frozenset({ROLE_SENSOR, ROLE_CONCENTRATOR, ROLE_OPERATOR})
 # Whoever needs no credential: a concentrator's limits are for those who are known.
 ANONYMOUS_ROLES = frozenset({ROLE_SENSOR, ROLE_OPERATOR})
 
-# Closed as a whole: a message on any topic below would look like an alert of the gateway.
-ALERTS_PATTERN = "artemis/alerts/#"
-
-# 64 KiB a packet from sensors (decision 24).
-SENSOR_PAYLOAD_BYTES_MAX = 64 * 1024
 # The largest packet of MQTT (2.2.3): in no row only the front door's own bound holds.
 PACKET_BYTES_MAX = 268_435_455
 
@@ -85,6 +80,21 @@ def animals_spoken_for(roles: frozenset[str], names: frozenset[str] | None) -> i
     return ANIMALS_UNLISTED if names is None else max(1, len(names))
 
 
+class Family(StrEnum):
+    """What the gateway itself does with a publish, beside passing it on to subscribers.
+
+    READINGS: stored; acknowledged after the commit that holds them.
+    CALLS: somebody asks for help: light and sound at once, acknowledged when the alert is on disk.
+    EMERGENCY_STOP: likewise, for the stop of the whole barn.
+    COMMANDS: carried out, and answered.
+    """
+
+    READINGS = "readings"
+    CALLS = "calls"
+    EMERGENCY_STOP = "emergency_stop"
+    COMMANDS = "commands"
+
+
 class Route(msgspec.Struct, frozen=True):
     """One row: what is true of every topic that matches `pattern`.
 
@@ -94,13 +104,16 @@ class Route(msgspec.Struct, frozen=True):
         qos: the quality of service its publishers should use.
         retain: whether its messages are meant to be retained.
         size_max: largest payload in bytes; a larger one is refused.
-        ingest: publishes go to the store and are acknowledged after their commit.
+        family: what the gateway itself does with a publish; None = plain broker traffic.
         publishers: roles that may publish here.
         subscribers: roles that may subscribe here.
         summary: one sentence for the documentation.
         owner_level: index of the topic level, from 0, that names the animal or device spoken for;
             a client that speaks for some only may not use it for others. None = no such level.
         rate: messages each client may send here; None = any number.
+        client_retains: whether a client's retain flag is honoured. Not where an old message would be
+            taken for news, nor where what is retained is the gateway's own word.
+        empty_refusal: why an empty payload is refused here; "" = it is not.
     """
 
     name: str
@@ -108,12 +121,14 @@ class Route(msgspec.Struct, frozen=True):
     qos: int
     retain: bool
     size_max: int
-    ingest: bool
+    family: Family | None
     publishers: frozenset[str]
     subscribers: frozenset[str]
     summary: str
     owner_level: int | None = None
     rate: Rate | None = None
+    client_retains: bool = True
+    empty_refusal: str = ""
 
     def owner(self, topic: str) -> str | None:
         """Whom a topic or filter of this row speaks for; empty if it ends before that level."""
@@ -129,22 +144,26 @@ class Ruling(msgspec.Struct, frozen=True):
     Args:
         topic: it is about.
         refusal: why nobody with these roles may publish here; see `refusal_for`.
-        ingest: as in the row.
+        family: as in the row.
         state: of the topic only the newest message matters: the row's are retained.
         size_max: largest payload in bytes.
         row: key of the bucket that `rate` fills.
         rate: messages each client may send; None = any number.
         owner: whom the topic speaks for; None where rows name nobody.
+        client_retains: as in the row.
+        empty_refusal: as in the row.
     """
 
     topic: str
     refusal: str | None
-    ingest: bool = False
+    family: Family | None = None
     state: bool = False
     size_max: int = PACKET_BYTES_MAX
     row: str = ""
     rate: Rate | None = None
     owner: str | None = None
+    client_retains: bool = True
+    empty_refusal: str = ""
 
     def refusal_for(self, names: frozenset[str] | None) -> str | None:
         """Why a client that speaks for `names` (None = any) may not publish here, or None."""
@@ -207,9 +226,17 @@ class RouteTable:
             return self._refused(topic, why, route)
         if route is None:
             return Ruling(topic, None)
-        rate = route.rate if self.limited else None
         return Ruling(
-            topic, None, route.ingest, route.retain, route.size_max, route.name, rate, route.owner(topic)
+            topic,
+            None,
+            family=route.family,
+            state=route.retain,
+            size_max=route.size_max,
+            row=route.name,
+            rate=route.rate if self.limited else None,
+            owner=route.owner(topic),
+            client_retains=route.client_retains,
+            empty_refusal=route.empty_refusal,
         )
 
     def _refused(self, topic: str, why: str, route: Route | None) -> Ruling:
@@ -280,41 +307,3 @@ def _stranger(owner: str, names: frozenset[str]) -> str:
     """Said for each such message, so it does not list the animals of a whole concentrator."""
     own = next(iter(names)) if len(names) == 1 else f"{len(names)} others"
     return f"the client speaks for {own} and may not speak for {owner!r}"
-
-
-def default_routes(sensor_pattern: str = "artemis/sensors/+") -> tuple[Route, ...]:
-    """The rows of document 0: neck sensors in, alerts out.
-
-    What belongs to the gateway comes first, so that no `sensor_pattern` opens it.
-
-    Args:
-        sensor_pattern: with one `+`, which is the cow_id.
-    """
-    levels = sensor_pattern.split("/")
-    return (
-        Route(
-            name="alerts",
-            pattern=ALERTS_PATTERN,
-            qos=1,
-            retain=True,
-            size_max=SENSOR_PAYLOAD_BYTES_MAX,
-            ingest=False,
-            publishers=frozenset({ROLE_GATEWAY}),
-            subscribers=CLIENT_ROLES,
-            summary="Open alerts, retained: artemis/alerts/{subject}/{kind}; empty when the alert has ended.",
-            owner_level=2,
-        ),
-        Route(
-            name="sensors",
-            pattern=sensor_pattern,
-            qos=1,
-            retain=False,
-            size_max=SENSOR_PAYLOAD_BYTES_MAX,
-            ingest=True,
-            publishers=frozenset({ROLE_SENSOR, ROLE_CONCENTRATOR}),
-            subscribers=CLIENT_ROLES,
-            summary="Neck sensor readings, one JSON object each; the last level is the cow_id.",
-            owner_level=levels.index("+") if "+" in levels else None,
-            rate=SENSOR_RATE,
-        ),
-    )

@@ -2,7 +2,7 @@
 
 `python -m tests.bench PART` runs one part and takes its options (`wear --hours 24`); without a part all
 of them run: ingest (durable readings per CPU-second), latency (publish→PUBACK), fan_out, crowd (cost as
-connections grow), memory, storm (everybody comes back at once), wear, queries, boot.
+connections grow), memory, storm (everybody comes back at once), wear, queries, boot, alarms (panic→panel).
 
 Every part names its commit window and compares contestants in the same run; absolute figures belong to
 this machine alone.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import boot, crowd, fan_out, ingest, latency, memory, queries, storm, wear
+from tests.bench import alarms, boot, crowd, fan_out, ingest, latency, memory, queries, storm, wear
 
 PARTS = {
     "ingest": ingest.main,
@@ -24,6 +24,7 @@ PARTS = {
     "wear": wear.main,
     "queries": queries.main,
     "boot": boot.main,
+    "alarms": alarms.main,
 }
 
 

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.alerts import CALLS
+from gateway.core.emergency import STOP_TOPICS
 from gateway.core.rates import Rate
+from gateway.core.routes import COMMAND_RATE, COMMANDS_TOPIC, RESPONSES_TOPIC, default_routes
 from gateway.core.topic_names import NAME_BYTES_MAX, NAME_LEVELS_MAX
 from gateway.core.topics import (
     ANIMALS_UNLISTED,
@@ -15,11 +18,11 @@ from gateway.core.topics import (
     ROLE_OPERATOR,
     ROLE_SENSOR,
     SENSOR_RATE,
+    Family,
     Route,
     RouteTable,
     animals_spoken_for,
     covers,
-    default_routes,
     filter_fault,
     has_wildcard,
     matches,
@@ -171,7 +174,7 @@ def test_the_first_row_that_matches_decides():
 
 def test_the_sensor_pattern_can_be_configured():
     table = RouteTable(default_routes("farm/+/neck"))
-    assert table.match("farm/COW_7/neck").ingest
+    assert table.match("farm/COW_7/neck").family is Family.READINGS
     assert table.match("artemis/sensors/COW_001") is None
 
 
@@ -195,7 +198,7 @@ def row(
         1,
         False,
         1024,
-        False,
+        None,
         publishers,
         subscribers,
         "a row",
@@ -411,16 +414,16 @@ def test_larger_names_are_good_mqtt_and_refused(name, fault):
 def test_a_ruling_carries_what_the_row_says():
     table = RouteTable(default_routes())
     sensors = table.rule("artemis/sensors/COW_001", SENSOR)
-    assert (sensors.row, sensors.ingest, sensors.rate, sensors.owner) == (
+    assert (sensors.row, sensors.family, sensors.rate, sensors.owner) == (
         "sensors",
-        True,
+        Family.READINGS,
         SENSOR_RATE,
         "COW_001",
     )
     opened = table.rule("test/topic", SENSOR)
-    assert (opened.row, opened.ingest, opened.rate, opened.owner, opened.refusal) == (
+    assert (opened.row, opened.family, opened.rate, opened.owner, opened.refusal) == (
         "",
-        False,
+        None,
         None,
         None,
         None,
@@ -464,8 +467,56 @@ def test_a_concentrator_publishes_readings():
 
 
 def test_rows_say_how_much_each_client_may_send():
-    rates = {route.name: route.rate for route in default_routes()}
-    assert rates == {"sensors": Rate(100, 2000), "alerts": None}
+    rates = {route.name: route.rate for route in default_routes() if route.rate is not None}
+    assert rates == {"sensors": Rate(100, 2000), "alert_commands": Rate(60, 60)}
+    assert Rate(60, 60) == COMMAND_RATE
+
+
+CALL_TOPICS = [f"alert/{kind}/guard-789" for kind in sorted(CALLS)]
+
+
+@pytest.mark.parametrize("topic", [*CALL_TOPICS, *STOP_TOPICS])
+@pytest.mark.parametrize("role", sorted(CLIENT_ROLES))
+def test_whoever_calls_for_help_is_served_as_often_as_they_call(topic, role):
+    table = RouteTable(default_routes(), open_topics=())
+    for names in (None, frozenset(), COW_1):
+        assert table.publish_refusal(topic, frozenset({role}), names) is None
+        assert table.subscribe_refusal(topic, frozenset({role}), names) is None
+    ruling = table.rule(topic, frozenset({role}))
+    assert (ruling.rate, ruling.owner, ruling.size_max) == (None, None, 64 * 1024)
+    assert not ruling.client_retains
+
+
+def test_calls_and_stops_each_have_their_family():
+    table = RouteTable(default_routes())
+    assert {table.match(topic).family for topic in CALL_TOPICS} == {Family.CALLS}
+    assert {table.match(topic).family for topic in STOP_TOPICS} == {Family.EMERGENCY_STOP}
+    assert all(table.match(topic).qos == 2 for topic in (*CALL_TOPICS, *STOP_TOPICS))
+
+
+def test_only_the_stop_refuses_an_empty_payload_and_says_how_it_ends():
+    refusing = {route.pattern: route.empty_refusal for route in default_routes() if route.empty_refusal}
+    assert set(refusing) == set(STOP_TOPICS)
+    for why in refusing.values():
+        assert why.endswith("is reset by a person: page, button or `barn-gateway alerts close`")
+
+
+def test_commands_are_for_operators_and_the_answers_come_from_the_gateway():
+    table = RouteTable(default_routes())
+    assert table.match(COMMANDS_TOPIC).family is Family.COMMANDS
+    assert table.publish_refusal(COMMANDS_TOPIC, OPERATOR) is None
+    assert table.publish_refusal(COMMANDS_TOPIC, SENSOR) == "only operator may publish here"
+    assert table.publish_refusal(RESPONSES_TOPIC, OPERATOR) == "only gateway may publish here"
+    for topic in (COMMANDS_TOPIC, RESPONSES_TOPIC):
+        assert table.subscribe_refusal(topic, OPERATOR) is None
+        assert table.subscribe_refusal(topic, SENSOR)
+
+
+@pytest.mark.parametrize("pattern", ["alert/panic/+", "safety/+", "artemis/commands/+"])
+def test_no_sensor_pattern_takes_over_a_call(pattern):
+    table = RouteTable(default_routes(pattern))
+    for topic in (*CALL_TOPICS, *STOP_TOPICS, COMMANDS_TOPIC):
+        assert table.match(topic).family is not Family.READINGS
 
 
 def test_without_open_topics_only_rows_pass():

@@ -15,7 +15,7 @@ from functools import partial
 
 from gateway.core.broker_state import BrokerState, Change
 from gateway.core.messages import RawMessage
-from gateway.core.topics import RouteTable, topic_fault
+from gateway.core.topics import Family, RouteTable, topic_fault
 from gateway.drivers.broker.access import Access, AnonymousAccess
 from gateway.drivers.broker.connection import Connection
 from gateway.drivers.broker.desk import Desk
@@ -42,8 +42,9 @@ class EmbeddedBroker:
     Args:
         routes: decides about every topic.
         clock: stamps what arrives.
-        ingest: called on the loop for each publish on an ingest row; it settles the receipt
-            after the commit, on the loop's thread, and only then is the publish acknowledged.
+        take: for each family of rows who is called on the loop with its publishes; whoever it is settles
+            the receipt after the commit, on the loop's thread, and only then is the publish acknowledged.
+            A QoS 2 message may come again after a restart, if it was not settled before.
         refused: called likewise for each publish that is not allowed, with the reason.
         hurry: commit soon: a connection holds 16 unacknowledged publishes or more, or a persistent
             session awaits its SUBACK or UNSUBACK.
@@ -58,7 +59,7 @@ class EmbeddedBroker:
         *,
         routes: RouteTable,
         clock: Clock,
-        ingest: Callable[[RawMessage, Receipt], None],
+        take: Mapping[Family, Callable[[RawMessage, Receipt], None]],
         refused: Callable[[RawMessage, str, Receipt], None],
         hurry: Callable[[], None],
         access: Access | None = None,
@@ -67,7 +68,7 @@ class EmbeddedBroker:
     ) -> None:
         self._routes = routes
         self._clock = clock
-        self._ingest = ingest
+        self._take = take
         self._refused = refused
         self._hurry = hurry
         self._access: Access = access if access is not None else AnonymousAccess()
@@ -108,6 +109,7 @@ class EmbeddedBroker:
 
         Raises:
             NetworkError: one of the addresses cannot be listened on; then none is.
+            ValueError: nobody takes the publishes of a row.
         """
         _allow_files(self._limits.connections_max)
         exchange = Exchange(self._counters, self._keep, self._hurry, self._limits.sessions_max)
@@ -121,7 +123,7 @@ class EmbeddedBroker:
         desk = Desk(
             routes=self._routes,
             access=self._access,
-            ingest=self._ingest,
+            take=self._take,
             refused=self._refused,
             hurry=self._hurry,
             exchange=exchange,

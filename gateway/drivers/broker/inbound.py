@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gateway.core.messages import RawMessage
 from gateway.core.rates import Disconnect, Drop, Pass, Pause, Rate
-from gateway.core.topics import Ruling, animals_spoken_for
+from gateway.core.topics import Family, Ruling, animals_spoken_for
 from gateway.drivers.broker import packets
 from gateway.drivers.broker.access import Principal
 from gateway.drivers.broker.desk import Desk
@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 _PUBACK = bytes((PUBACK, 2))
 _PUBREC = bytes((PUBREC, 2))
 _PUBCOMP = bytes((PUBCOMP, 2))
+
+_WITH_THE_ID = (None, Family.READINGS)
+"""What is written by the commit that takes the id of a QoS 2 message."""
 
 _PEER = "peer "  # before an address; no device has a blank in its id
 
@@ -118,7 +121,8 @@ class Inbound:
             packets.read_packet_id(body, topic_end)
             receipt = self._in_flight.add(_PUBACK + body[topic_end:start])
         else:
-            receipt = self._expect(packets.read_packet_id(body, topic_end), _PUBREC + body[topic_end:start])
+            acknowledgement = _PUBREC + body[topic_end:start]
+            receipt = self._expect(packets.read_packet_id(body, topic_end), acknowledgement, ruling.family)
             if receipt is None:
                 return
         client_id = self._session.client_id
@@ -153,18 +157,21 @@ class Inbound:
         self._rested = None
         self._source.release(HOLD_RATE)
 
-    def _expect(self, packet_id: int, acknowledgement: bytes) -> Receipt | None:
+    def _expect(self, packet_id: int, acknowledgement: bytes, family: Family | None) -> Receipt | None:
         """Queue a PUBREC; None if this message is here already (4.3.3)."""
         ids = self._session.received_ids
         if packet_id in ids:
             self._desk.counters["qos2_repeats"] += 1
             known = ids[packet_id]
-            if known is None:  # of the last run, and on disk
-                self._in_flight.add(acknowledgement).settle()
-            else:
+            if known is not None:
                 known.follow(self._in_flight)
-            return None
-        if len(ids) >= QOS2_IDS_PER_CLIENT_MAX:
+                return None
+            # Of the last run. Its id is on disk, and so is what came with the same commit; a call for help
+            # has a commit of its own, which a power cut may have prevented: better twice than never.
+            if family in _WITH_THE_ID:
+                self._in_flight.add(acknowledgement).settle()
+                return None
+        elif len(ids) >= QOS2_IDS_PER_CLIENT_MAX:
             raise MalformedError(f"{QOS2_IDS_PER_CLIENT_MAX} QoS 2 messages without a PUBREL")
         receipt = self._in_flight.add(acknowledgement)
         self._desk.exchange.take_id(self._session, packet_id, receipt)

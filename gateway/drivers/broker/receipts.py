@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from gateway import ports
+
 
 class Receipt:
     """One publish of one connection; see `gateway.ports.Receipt`.
@@ -51,6 +53,26 @@ class Receipt:
             repeat.settle()
         else:
             self._repeat = repeat  # an older one belonged to a connection that is gone
+
+
+class Both:
+    """A publish that waits for two commits: settled when it has been settled twice.
+
+    Args:
+        receipt: of the publish.
+    """
+
+    __slots__ = ("_half", "_receipt")
+
+    def __init__(self, receipt: ports.Receipt) -> None:
+        self._receipt = receipt
+        self._half = False
+
+    def settle(self) -> None:
+        """One of the two is on disk."""
+        if self._half:
+            self._receipt.settle()
+        self._half = True
 
 
 class InFlight:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from gateway.core.topics import RouteTable, default_routes
+from gateway.core.routes import default_routes
+from gateway.core.topics import Family, RouteTable
 from gateway.drivers.broker import DoorLimits, EmbeddedBroker, Listener
 from gateway.drivers.broker import packets as p
 from gateway.drivers.broker.framing import CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
@@ -48,14 +49,14 @@ class Barn:
         self.broker = EmbeddedBroker(
             routes=RouteTable(routes, open_topics, denied, limited=limited),
             clock=WallClock(),
-            ingest=self.ingest,
+            take=dict.fromkeys(Family, self.take),
             refused=self.refused,
             hurry=self.hurry,
             limits=self.limits,
             **options,
         )
 
-    def ingest(self, message, receipt):
+    def take(self, message, receipt):
         self.messages.append(message)
         self.receipts.append(receipt)
         if self.settling:
