@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from gateway.core.alerts import Alert, AlertPolicy
+from gateway.core.alerts import Alert, AlertPolicy, Move
 from gateway.core.findings import Evidence, Finding
 from gateway.core.severity import Severity
-from gateway.core.silences import Silence
 from gateway.services.alarm import Alarm
+from gateway.services.signalling import Signalling
 from gateway.store import alerts as alert_rows
 from gateway.store.alerts import Transition
 from gateway.store.database import Database
@@ -41,44 +41,6 @@ class StillClock:
         self.ms += round(seconds * 1000)
 
 
-class Desk(Alarm):
-    """The alarm, with silences as far as people can tell."""
-
-    def __init__(self, clock: StillClock, database: Database) -> None:
-        super().__init__(
-            clock=clock,
-            database=database,
-            policy=AlertPolicy(),
-            signal_changed=lambda _: None,
-            published=self.told,
-        )
-        self.heard: list[Alert] = []
-        self.held: list[Silence] = []
-        self.silences_max = 64
-
-    def told(self, alert: Alert) -> None:
-        self.heard.append(alert)
-
-    @property
-    def silences(self) -> tuple[Silence, ...]:
-        return tuple(self.held)
-
-    async def silence(
-        self, *, subject: str | None, kind: str | None, until_ms: int, who: str, origin: str, reason: str
-    ) -> Silence:
-        if len(self.held) >= self.silences_max:
-            raise ValueError(f"there are {self.silences_max} silences already; end one of them first")
-        made = Silence(len(self.held) + 1, subject, kind, self._clock.now_ms(), until_ms, who, origin, reason)
-        self.held.append(made)
-        return made
-
-    async def end_silence(self, *, silence_id: int, who: str, origin: str) -> bool:
-        left = [one for one in self.held if one.id != silence_id]
-        ended = len(left) < len(self.held)
-        self.held = left
-        return ended
-
-
 class Barn:
     """Clock, store and alarm."""
 
@@ -86,7 +48,19 @@ class Barn:
         self.path = path
         self.clock = StillClock()
         self.database = Database.open(path, timeout_s=0.05)
-        self.alarm = Desk(self.clock, self.database)
+        self.moves: list[Move] = []
+        self.alarm = Alarm(
+            clock=self.clock,
+            database=self.database,
+            policy=AlertPolicy(),
+            signalling=Signalling(lambda _: None, self.clock),
+            published=self._told,
+        )
+        self.on_move: Callable[[Move], None] = lambda _: None
+
+    def _told(self, move: Move) -> None:
+        self.moves.append(move)
+        self.on_move(move)
 
     async def raise_alert(self, subject: str = "COW_7", kind: str = "fever", **fields: object) -> int:
         """A new critical alert; its number."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gateway.core.alert_commands import COMMANDS_TOPIC, RESPONSES_TOPIC
 from gateway.core.alerts import State
 from gateway.core.messages import RawMessage
+from gateway.services import alarm
 from gateway.services.commands import AlertCommands
 from tests.alert_desk import T0_MS, Barn, barn
 
@@ -195,7 +196,7 @@ def test_a_store_that_cannot_write_is_said_and_the_same_id_may_try_again(tmp_pat
     run(tmp_path, scene)
 
 
-def test_silences_begin_and_end(tmp_path: Path) -> None:
+def test_silences_begin_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(line: Line) -> None:
         made = await line.ask(command="silence", subject="COW_7", hours=1.5, by="Anna", note="calving")
         assert (made["ok"], made["until"], made["by"]) == (True, "2025-11-25T16:00:00Z", "Anna")
@@ -204,7 +205,7 @@ def test_silences_begin_and_end(tmp_path: Path) -> None:
         assert held.reason == "calving"
         assert (await line.ask(command="unsilence", silence=held.id))["ok"]
         assert not line.barn.alarm.silences
-        line.barn.alarm.silences_max = 0
+        monkeypatch.setattr(alarm, "SILENCES_MAX", 0)
         assert "0 silences already" in (await line.ask(command="silence", hours=1))["error"]
         assert (
             f"no silence {held.id} holds" in (await line.ask(command="unsilence", silence=held.id))["error"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.core.alerts import State
+from gateway.services import alarm
 from gateway.web.server import REQUEST_BYTES_MAX, WebServer
 from tests.alert_desk import T0_MS
 from tests.web.site import Site, run, status_of
@@ -198,7 +199,7 @@ def test_what_the_panel_shows_comes_first_on_the_page(tmp_path: Path) -> None:
     run(tmp_path, scene)
 
 
-def test_silences_are_made_shown_and_ended(tmp_path: Path) -> None:
+def test_silences_are_made_shown_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(site: Site) -> None:
         wish = {"by": "Anna", "hours": 4, "subject": "COW_7", "kind": "fever", "reason": "calving"}
         made = await site.send("/api/silences", wish, 201)
@@ -213,7 +214,7 @@ def test_silences_are_made_shown_and_ended(tmp_path: Path) -> None:
             "reason": "calving",
         }
         await site.submit("/api/silences", {"by": "Ben", "hours": "0.5", "subject": "", "kind": ""})
-        site.barn.alarm.silences_max = 2
+        monkeypatch.setattr(alarm, "SILENCES_MAX", 2)
         refused = await site.send("/api/silences", wish, 409)
         assert "there are 2 silences already" in refused["error"]
         text = await site.get("/")

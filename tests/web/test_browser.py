@@ -11,7 +11,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.core.alerts import Change, Move
 from gateway.web import layout
 from tests.conftest import need
 from tests.web.site import Site, serving
@@ -93,11 +92,7 @@ async def browsing(site: Site, home: Path) -> AsyncIterator[Browser]:
 def run(tmp_path: Path, scene: Callable[[Site, Browser], Awaitable[None]]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(60), serving(tmp_path) as site:
-
-            def tell(alert: Any) -> None:
-                site.server.live.push(Move(alert, "active", Change.ACKNOWLEDGED, "seen"))
-
-            site.barn.alarm._published = tell
+            site.barn.on_move = site.server.live.push
             async with browsing(site, tmp_path / "browser") as browser:
                 await scene(site, browser)
 

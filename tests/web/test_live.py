@@ -57,10 +57,7 @@ def test_every_page_hears_of_every_committed_move(tmp_path: Path) -> None:
 def test_an_acknowledgement_reaches_an_open_page(tmp_path: Path) -> None:
     async def scene(site: Site) -> None:
         number = await site.barn.raise_alert()
-        site.barn.alarm.told = lambda alert: site.server.live.push(  # type: ignore[method-assign]
-            Move(alert, "active", Change.ACKNOWLEDGED, "seen")
-        )
-        site.barn.alarm._published = site.barn.alarm.told
+        site.barn.on_move = site.server.live.push
         page = await listen(site)
         await site.send(f"/api/alerts/{number}/acknowledge", {"by": "Anna"})
         assert (await event(page))["state"] == "acknowledged"
