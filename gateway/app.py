@@ -17,13 +17,11 @@ from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
 
 from gateway import facts, wiring
+from gateway.alerting import Alerting
 from gateway.config import Config
-from gateway.core.alert_event import alert_topic, event_json
 from gateway.core.alerts import Move
 from gateway.core.detection import jobs_without_detectors
-from gateway.core.emergency import stop_among, stop_state
 from gateway.core.findings import told_of_gateway
-from gateway.core.messages import RawMessage
 from gateway.core.topics import Family
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
@@ -34,10 +32,8 @@ from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink
 from gateway.errors import StoreError
 from gateway.opening import Opening
-from gateway.ports import Clock, Receipt
-from gateway.services.alarm import Alarm
+from gateway.ports import Clock
 from gateway.services.detect import Detect
-from gateway.services.emergencies import Emergencies
 from gateway.services.forward import Forward
 from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
@@ -158,7 +154,7 @@ class Gateway:
     async def _open_store(self) -> None:
         config = self.config
         self._stack.callback(self.systemd.close)
-        self.panel = wiring.panel(config, on_acknowledge=self._button_pressed, on_change=self._panel_line)
+        self.panel = wiring.panel(config, on_acknowledge=self._button_pressed, on_test=self._button_held, on_change=self._panel_line)
         self._stack.callback(self.panel.close)
         log.info("Testing database connection: %s", config.database.path)
         self._opening = Opening(
@@ -172,13 +168,17 @@ class Gateway:
     def _build(self) -> None:
         config, clock = self.config, self.clock
         self.signalling = Signalling(self.panel.show, clock)
-        self.alarm = Alarm(
-            clock=clock,
+        self.alerting = Alerting(
+            config,
+            clock,
             database=self.database,
-            policy=config.alerts,
             signalling=self.signalling,
-            published=self._alert_published,
+            farm=self.farm,
+            refuse=lambda *refused: self.ingest.refuse(*refused),  # noqa: PLW0108 - built below
+            broker=lambda: self.broker,
+            moved=self._alert_moved,
         )
+        self.alarm = self.alerting.alarm
         self.salvage = Salvage(clock=clock, database=self.database, report=self.alarm.report)
         self.windows = Windows(animals_max=config.performance.cache_max_size)
         self.detect = Detect(
@@ -201,22 +201,11 @@ class Gateway:
             alive=partial(self.supervisor.beat, "ingest"),
             changes=lambda: self.broker.changes(),  # noqa: PLW0108 - the broker is built below, with its `keep`
         )
-        self.emergencies = Emergencies(
-            call=self.alarm.call,
-            report=self.alarm.report,
-            refuse=self.ingest.refuse,
-            repeat_s=config.alerts.call_repeat_s,
-        )
         self.admission = wiring.admission(config)
         self.broker = EmbeddedBroker(
             routes=wiring.routes(config),
             clock=clock,
-            take={
-                Family.READINGS: self.ingest.accept,
-                Family.CALLS: self.emergencies.accept_call,
-                Family.EMERGENCY_STOP: self.emergencies.accept_stop,
-                Family.COMMANDS: self._not_taken,
-            },
+            take={Family.READINGS: self.ingest.accept, **self.alerting.take},
             refused=self.ingest.refuse,
             hurry=self.ingest.hurry,
             keep=self.ingest.keep,
@@ -230,7 +219,7 @@ class Gateway:
             database=self.database,
             policy=config.retention,
             budget_bytes=partial(wiring.store_budget, config),
-            destinations=(CLOUD,) if config.uplink.enabled else (),
+            destinations=(*((CLOUD,) if config.uplink.enabled else ()), *self.alerting.destinations),
             readings_wanted=config.uplink.enabled and config.uplink.readings,
             report=self.alarm.report,
         )
@@ -247,25 +236,21 @@ class Gateway:
             systemd=self.systemd,
             forward=self.forward,
             changed=self.signalling.health,
-            looks=(partial(self.admission.look, self.broker.recheck),),
+            looks=(partial(self.admission.look, self.broker.recheck), self.farm.look),
         )
         self._opened = True
 
     async def _start(self) -> None:
         config = self.config
         await self._restore_broker()
-        await self.alarm.restore()
-        for alert in self.alarm.open_alerts:  # known to whoever was told; anew for whoever asks
-            self.broker.retain(alert_topic(alert), event_json(alert), qos=1)
-        for topic, payload in stop_state(stop_among(self.alarm.open_alerts)):
-            self.broker.retain(topic, payload, qos=2)
+        await self.alerting.restore()
         await self.salvage.announce(self.alarm.open_alerts)
         await self._report_recovery()
         await self.ingest.restore()
         self.supervisor.start("store", self.database.watch, critical=True)
         await self.detect.begin()  # what is stored from here on is fed to it
         self.supervisor.start("ingest", self.ingest.run, critical=True)
-        self.supervisor.start("emergencies", self.emergencies.run, critical=True)
+        self.alerting.start(self.supervisor, self.jobs)
         log.info("Initializing MQTTSubscriber...")
         listeners = wiring.listeners(config)
         await self.broker.start(*listeners)
@@ -276,7 +261,14 @@ class Gateway:
         log.info("Connected to MQTT broker at %s:%d", config.mqtt.broker_host, self.broker.port)
         log.info("Subscribed to topic pattern: %s (QoS %d)", config.mqtt.topic_pattern, config.mqtt.qos)
         if config.service.enable_health_check:
-            self.web = WebServer(self.status, self.database, mqtt_monitor=config.service.enable_mqtt_monitor)
+            self.web = WebServer(
+                self.status,
+                self.database,
+                mqtt_monitor=config.service.enable_mqtt_monitor,
+                desk=self.alarm,
+                link_secret=self.alerting.link_secret,
+                names=self.alerting.host_names,
+            )
             self._stack.push_async_callback(self.web.stop)
             await self.web.start(config.service.health_check_host, config.service.health_check_port)
         if self.forward is not None:
@@ -345,34 +337,25 @@ class Gateway:
 
     # Wires -------------------------------------------------------------------------------------
 
-    def _alert_published(self, move: Move) -> None:
-        """A committed change: to local subscribers, retained while the alert is open (decision 20)."""
-        alert = move.alert
-        topic = alert_topic(alert)
-        self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
-        if not alert.open:
-            self.broker.publish(topic, b"", qos=1, retain=True)
-        for stop_topic, payload in stop_state(alert):
-            self.broker.publish(stop_topic, payload, qos=2, retain=True)
-        self.emergencies.follow(move)
+    def _alert_moved(self, move: Move) -> None:
+        if self.web is not None:
+            self.web.live.push(move)
         if self.forward is not None:
             self.forward.wake()
 
-    def _not_taken(self, message: RawMessage, receipt: Receipt) -> None:
-        self.ingest.refuse(message, "nobody takes it here", receipt)
-
     def _button_pressed(self) -> None:
-        """In a gpiozero thread: acknowledge what the panel shows."""
-        self._loop.call_soon_threadsafe(lambda: self._spawn(self._acknowledge_shown()))
+        """In a gpiozero thread."""
+        self._loop.call_soon_threadsafe(self._acknowledge)
 
-    async def _acknowledge_shown(self) -> None:
-        if not self._opened:
+    def _button_held(self) -> None:
+        """In a gpiozero thread."""
+        self._loop.call_soon_threadsafe(lambda: self._spawn(self.alerting.test_panel()))
+
+    def _acknowledge(self) -> None:
+        if self._opened:
+            self._spawn(self.alerting.acknowledge_shown())
+        else:
             self._opening.hush()
-            return
-        try:
-            await self.alarm.acknowledge(alert_id=None, who="button", origin="button")
-        except StoreError as error:
-            log.error("The acknowledgement could not be stored: %s", error)  # noqa: TRY400 - an outage, no bug
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -392,7 +375,7 @@ class Gateway:
         await self.broker.stop()
         try:
             async with asyncio.timeout(DRAIN_S_MAX):
-                await self.emergencies.drain()
+                await self.alerting.drain()
                 await self.ingest.drain()
         except TimeoutError:
             log.error("The store does not write; unacknowledged readings stay with their senders")  # noqa: TRY400

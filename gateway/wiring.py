@@ -5,9 +5,10 @@ Used by the roots (`app`, `replay`, `cli`) when they build; nothing here runs af
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
+from gateway.core.notices import ChannelForm, NotifyPolicy
 from gateway.core.retention import part_bytes
 from gateway.core.routes import default_routes
 from gateway.core.topics import RouteTable
@@ -29,6 +31,7 @@ from gateway.drivers.broker.listeners import Listener
 from gateway.drivers.broker.tls import server_context, valid_until
 from gateway.drivers.broker.tokens import Anonymous, TokenAccess
 from gateway.drivers.clock import SystemClock
+from gateway.drivers.notify_urls import Channel, channels_of
 from gateway.drivers.uplink_mqtt import UplinkTarget
 from gateway.ports import Clock, Panel
 from gateway.services.backups import Backups
@@ -156,6 +159,18 @@ def pins(config: Config) -> panel_pins.Pins:
         lamp_active_high=panel.active_high,
         buzzer_active_high=panel.buzzer_sounds_high,
     )
+
+
+def channels(config: Config) -> dict[str, Channel]:
+    """The ways to people: those of the configuration, and those that need none (sms by Twilio's variables)."""
+    own = {name: Channel(one.url, short=one.form == "short") for name, one in config.notify.channels.items()}
+    return channels_of(own, os.environ)
+
+
+def notify_policy(config: Config, ways: Mapping[str, Channel]) -> NotifyPolicy:
+    """What the notification service keeps to."""
+    forms = {name: ChannelForm(short=way.short) for name, way in ways.items()}
+    return NotifyPolicy(forms, config.notify.stale_min)
 
 
 def listeners(config: Config) -> tuple[Listener, ...]:
