@@ -26,6 +26,7 @@ class AlertEvent(msgspec.Struct, frozen=True):
         reason: why it happened.
         reminders: how often it was told again unacknowledged.
         folded_into: key of the herd event that speaks for it, else "".
+        who: the person or device that moved it; "" when the gateway did.
     """
 
     schema: str
@@ -51,9 +52,10 @@ class AlertEvent(msgspec.Struct, frozen=True):
     ended: str | None
     reminders: int = 0
     folded_into: str = ""
+    who: str = ""
 
 
-def event_of(alert: Alert, change: Change | None = None, reason: str = "") -> AlertEvent:
+def event_of(alert: Alert, change: Change | None = None, reason: str = "", who: str = "") -> AlertEvent:
     """The alert as an event; without a change, as a state."""
     return AlertEvent(
         schema=SCHEMA,
@@ -79,12 +81,13 @@ def event_of(alert: Alert, change: Change | None = None, reason: str = "") -> Al
         ended=iso_utc(alert.ended_ms) if alert.ended_ms is not None else None,
         reminders=alert.reminders,
         folded_into=alert.folded_into,
+        who=who,
     )
 
 
-def event_json(alert: Alert, change: Change | None = None, reason: str = "") -> bytes:
+def event_json(alert: Alert, change: Change | None = None, reason: str = "", who: str = "") -> bytes:
     """`event_of` as one JSON object, UTF-8."""
-    return msgspec.json.encode(event_of(alert, change, reason))
+    return msgspec.json.encode(event_of(alert, change, reason, who))
 
 
 def alert_topic(alert: Alert) -> str:
