@@ -25,6 +25,7 @@ from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
 from gateway.core.windows import Windows
 from gateway.drivers.broker.embedded import EmbeddedBroker
+from gateway.drivers.broker.probe import answers
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink
@@ -40,6 +41,7 @@ from gateway.services.jobs import Jobs
 from gateway.services.salvage import Salvage
 from gateway.store.broker_state import load
 from gateway.supervisor import Supervisor
+from gateway.vitals import SILENCE_S_MAX, Vitals
 from gateway.web.server import WebServer
 from gateway.web.status import GatewayStatus
 
@@ -47,13 +49,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_S_MAX: Final = 10.0
 """Of the 30 s of a shutdown (decision 32), what readings already here may take to reach the disk."""
-LOOK_EVERY_S: Final = 2.0
-"""How often clock, uplink and watchdog are looked at."""
 FIRST_RUN_S_MAX: Final = 5.0
 """The first detector run: what arrived just before a power cut waits for nobody."""
-SILENCE_S_MAX: Final = 60.0
-"""A part that has not answered for this long is hung: twice the longest fsync seen on a dying
-card (about 30 s). An explicit "disk full" is an answer (decision 41)."""
 PULSE_S: Final = 10.0
 """How often the schedule shows that it runs."""
 CLOUD: Final = "cloud"
@@ -100,9 +97,6 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._side_tasks: set[asyncio.Task[Any]] = set()
         self._opened = False
-        self.store_fault: str | None = None
-        self.store_bytes = 0
-        self.pending_n = 0
         self.began_s = time.monotonic()
         self.uplink: MqttUplink | None = None
         self.forward: Forward | None = None
@@ -197,7 +191,7 @@ class Gateway:
             limits=wiring.ingest_limits(config),
             committed=self.detect.committed,
             rejected=self.detect.rejected,
-            store_state=self._store_state,
+            store_state=lambda fault: self.vitals.store_state(fault),  # noqa: PLW0108 - built below
             alive=partial(self.supervisor.beat, "ingest"),
             changes=lambda: self.broker.changes(),  # noqa: PLW0108 - the broker is built below, with its `keep`
         )
@@ -226,6 +220,18 @@ class Gateway:
         self.backups = wiring.backups(config, clock)
         self._stack.push_async_callback(self.backups.close)
         self.jobs = Jobs(clock)
+        if config.uplink.enabled:
+            self._build_uplink()
+        self.vitals = Vitals(
+            clock=clock,
+            database=self.database,
+            probe=lambda: answers(config.broker.host, self.broker.port),
+            supervisor=self.supervisor,
+            systemd=self.systemd,
+            forward=self.forward,
+            changed=self.alarm.health,
+            looks=(partial(self.admission.look, self.broker.recheck),),
+        )
         self._opened = True
 
     async def _start(self) -> None:
@@ -253,12 +259,12 @@ class Gateway:
             self.web = WebServer(self.status, self.database, mqtt_monitor=config.service.enable_mqtt_monitor)
             self._stack.push_async_callback(self.web.stop)
             await self.web.start(config.service.health_check_host, config.service.health_check_port)
-        if config.uplink.enabled:
-            self._start_uplink()
+        if self.forward is not None:
+            self.supervisor.start("forward", self.forward.run, critical=False)
         if self.salvage.wanted:
             self.supervisor.start("salvage", self.salvage.run, critical=False)
         self._schedule()
-        self.supervisor.start("look", self._look, critical=True)
+        self.supervisor.start("vitals", self.vitals.run, critical=True)
 
     async def _restore_broker(self) -> None:
         """Sessions and retained messages of the last run; clients come in later."""
@@ -267,7 +273,7 @@ class Gateway:
             log.warning("%d rows of kept MQTT sessions and messages make no sense: left out", state.left_out)
         self.broker.restore(state)
 
-    def _start_uplink(self) -> None:
+    def _build_uplink(self) -> None:
         uplink = self.config.uplink
         self.uplink = MqttUplink(wiring.uplink_target(self.config, self.database.gateway_id))
         self._stack.push_async_callback(self.uplink.close)
@@ -280,7 +286,6 @@ class Gateway:
             backoff=wiring.backoff(self.config),
             readings_interval_s=uplink.readings_interval_s if uplink.readings else None,
         )
-        self.supervisor.start("forward", self.forward.run, critical=False)
 
     def _schedule(self) -> None:
         """Document 0's `detector_schedules` on the schedule library (S0-037…041)."""
@@ -346,38 +351,6 @@ class Gateway:
         task = asyncio.create_task(work)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
-
-    def _store_state(self, fault: str | None) -> None:
-        if fault != self.store_fault:
-            self.store_fault = fault
-            self._tell_health()
-
-    def _tell_health(self) -> None:
-        down = self.forward is not None and self.forward.down
-        self.alarm.health(self.store_fault, down, not self.clock.trusted())
-
-    async def _look(self) -> None:
-        """Every two seconds: the panel hears of clock and uplink, systemd that we live (decision 41)."""
-        for part in ("store", "ingest"):
-            self.supervisor.expect(part, SILENCE_S_MAX)
-        while True:
-            self._tell_health()
-            try:
-                await self.database.heartbeat()
-                self.supervisor.beat("store")
-            except StoreError:
-                self.supervisor.beat("store")  # an explicit answer: degraded, not hung
-            if self.supervisor.healthy():
-                self.systemd.watchdog()
-            await self.admission.look(self.broker.recheck)
-            await self._measure()
-            await asyncio.sleep(LOOK_EVERY_S)
-
-    async def _measure(self) -> None:
-        """Figures for the status that need the disk."""
-        self.store_bytes = await asyncio.to_thread(self.database.size_bytes)
-        if self.forward is not None:
-            self.pending_n = await self.forward.pending()
 
     async def _report_recovery(self) -> None:
         """A farm register that was found damaged is a system alert."""

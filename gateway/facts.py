@@ -32,8 +32,8 @@ def of_gateway(gateway: Gateway) -> GatewayStatus:
         ),
         store=StoreStatus(
             path=database.path,
-            size_bytes=gateway.store_bytes,
-            writable=gateway.store_fault is None,
+            size_bytes=gateway.vitals.store_bytes,
+            writable=gateway.vitals.store_fault is None,
             last_commit_ms=ingest.last_commit_ms,
             used_bytes=gateway.housekeep.size.used_bytes,
             budget_bytes=gateway.housekeep.budget_bytes,
@@ -112,7 +112,7 @@ def _uplink(gateway: Gateway) -> UplinkStatus | None:
     return UplinkStatus(
         connected=gateway.uplink.connected,
         down=gateway.forward.down,
-        pending=gateway.pending_n,
+        pending=gateway.vitals.pending_n,
         target=f"{uplink.host}:{uplink.port}",
     )
 

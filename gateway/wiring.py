@@ -20,7 +20,7 @@ from gateway.core.broker_state import StateBounds
 from gateway.core.delivery import BackoffPolicy
 from gateway.core.retention import part_bytes
 from gateway.core.topics import RouteTable, default_routes
-from gateway.drivers import logfile
+from gateway.drivers import logfile, panel_pins
 from gateway.drivers import panel as panel_driver
 from gateway.drivers.broker import limits
 from gateway.drivers.broker.limits import DoorLimits
@@ -124,25 +124,36 @@ def backoff(config: Config) -> BackoffPolicy:
 
 
 def panel(
-    config: Config, *, on_acknowledge: Callable[[], None], on_change: Callable[[str], None] | None
+    config: Config,
+    *,
+    on_acknowledge: Callable[[], None],
+    on_test: Callable[[], None] | None = None,
+    on_change: Callable[[str], None] | None,
 ) -> Panel:
     """Lamp and buzzer of this machine; `off` only remembers what it would show."""
     if config.panel.driver == "off":
-        return panel_driver.RecorderPanel()
+        return panel_driver.RecorderPanel(patterns=config.panel.patterns)
     return panel_driver.make(
-        config.panel.driver, pins(config), on_acknowledge=on_acknowledge, on_change=on_change
+        config.panel.driver,
+        pins(config),
+        patterns=config.panel.patterns,
+        on_acknowledge=on_acknowledge,
+        on_test=on_test,
+        on_change=on_change,
     )
 
 
-def pins(config: Config) -> panel_driver.Pins:
+def pins(config: Config) -> panel_pins.Pins:
     """How lamp, buzzer and button are wired."""
     panel = config.panel
-    return panel_driver.Pins(
-        lamp=(panel.red_pin, panel.green_pin, panel.blue_pin),
+    plain = panel.lamp == "one"
+    return panel_pins.Pins(
+        lamp=panel.red_pin if plain else (panel.red_pin, panel.green_pin, panel.blue_pin),
         buzzer=panel.buzzer_pin,
         button=panel.button_pin,
+        tonal=panel.buzzer == "tonal",
         lamp_active_high=panel.active_high,
-        buzzer_active_high=panel.active_high,
+        buzzer_active_high=panel.buzzer_sounds_high,
     )
 
 
@@ -247,7 +258,7 @@ def panel_off(config: Config) -> None:
     Raises:
         ConfigError: a pin cannot be driven; names it.
     """
-    panel_driver.all_pins_off(pins(config))
+    panel_pins.all_pins_off(pins(config))
 
 
 def service_log(config: Config) -> AbstractContextManager[None]:

@@ -33,6 +33,21 @@ def _sockets() -> set[str]:
     return found
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest --real-pins tests/drivers/test_panel.py`, on a Pi with a panel."""
+    parser.addoption("--real-pins", action="store_true", help="drive the panel wired to this Raspberry Pi")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Lamp and buzzer of a machine are left alone unless somebody asks."""
+    if config.getoption("--real-pins"):
+        return
+    untouched = pytest.mark.skip(reason="needs a wired panel: pytest --real-pins")
+    for item in items:
+        if item.get_closest_marker("real_pins"):
+            item.add_marker(untouched)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread or a socket behind (tasks end with `asyncio.run`)."""

@@ -210,6 +210,15 @@ panel: 5
         ("uplink:\n  topic_prefix: a/#", '2: uplink.topic_prefix: "a/#" must be plain levels'),
         ("uplink:\n  username: a", "2: uplink.username: is set without password; set both or none"),
         ("panel:\n  red_pin: 27", "1: panel.green_pin: uses pin 27 like red_pin"),
+        ("panel:\n  lamp: one\n  red_pin: 23", "1: panel.buzzer_pin: uses pin 23 like red_pin"),
+        (
+            "panel:\n  patterns:\n    buzzer:\n      call: 0.4 0.4",
+            "3: panel.patterns.buzzer: alarm and call would sound the same",
+        ),
+        (
+            "panel:\n  patterns:\n    lamp:\n      call: 0.1",
+            '4: panel.patterns.lamp.call: must be text; write "0.1"',
+        ),
         (
             "detector_schedules:\n  health_scoring:\n    interval_minutes: 1\n    interval_hours: 1",
             "4: detector_schedules.health_scoring.interval_hours: interval_minutes and interval_hours",

@@ -192,10 +192,7 @@ def _uplink(config: Config) -> Iterator[Contradiction]:
 
 def _panel(config: Config) -> Iterator[Contradiction]:
     seen: dict[int, str] = {}
-    for key in ("red_pin", "green_pin", "blue_pin", "buzzer_pin", "button_pin"):
-        pin = getattr(config.panel, key)
-        if pin is None:
-            continue
+    for key, pin in config.panel.wired.items():
         if pin in seen:
             yield Contradiction((f"panel.{key}", f"panel.{seen[pin]}"), f"uses pin {pin} like {seen[pin]}")
         seen.setdefault(pin, key)

@@ -20,6 +20,7 @@ from msgspec import Meta, field
 from gateway.core.alerts import AlertPolicy
 from gateway.core.detection import Policies
 from gateway.core.retention import RetentionPolicy
+from gateway.core.rhythms import Patterns
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pin = Annotated[int, Meta(ge=2, le=27)]
@@ -265,15 +266,36 @@ class Uplink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PanelPins(msgspec.Struct, frozen=True, kw_only=True):
-    """Lamp, buzzer and button; pins are BCM numbers, None = not wired."""
+    """Lamp, buzzer and button; pins are BCM numbers, None = not wired.
+
+    `lamp`: an RGB one, three plain ones in the same colours, or a single one on `red_pin`.
+    `buzzer`: active = has a pitch of its own, tonal = plays the pitch it is given.
+    `active_high` is the lamp's, and the buzzer's unless `buzzer_active_high` says otherwise.
+    """
 
     driver: Literal["auto", "gpio", "mock", "off"] = "auto"
+    lamp: Literal["rgb", "three", "one"] = "rgb"
     red_pin: Pin = 17
     green_pin: Pin = 27
     blue_pin: Pin = 22
-    buzzer_pin: Pin | None = 23
-    button_pin: Pin | None = 24
     active_high: bool = True
+    buzzer: Literal["active", "tonal"] = "active"
+    buzzer_pin: Pin | None = 23
+    buzzer_active_high: bool | None = None
+    button_pin: Pin | None = 24
+    patterns: Patterns = Patterns()
+
+    @property
+    def buzzer_sounds_high(self) -> bool:
+        """Whether a high level makes the buzzer sound."""
+        return self.active_high if self.buzzer_active_high is None else self.buzzer_active_high
+
+    @property
+    def wired(self) -> dict[str, int]:
+        """Key → pin, of all that is used."""
+        lamp = ("red_pin",) if self.lamp == "one" else ("red_pin", "green_pin", "blue_pin")
+        keys = (*lamp, "buzzer_pin", "button_pin")
+        return {key: pin for key in keys if (pin := getattr(self, key)) is not None}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

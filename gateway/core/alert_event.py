@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.core.alerts import NOT_ANIMALS, Alert, Change
+from gateway.core.alerts import Alert, Change
 from gateway.core.findings import Evidence
 from gateway.core.instants import iso_utc
 
@@ -21,7 +21,7 @@ class AlertEvent(msgspec.Struct, frozen=True):
         schema: always `SCHEMA`.
         key: "subject/kind/episode", the same for all events of an episode.
         id: the alert's row number on its gateway.
-        cow_id: the animal; None for the herd or the gateway.
+        cow_id: the animal; None for herd, gateway and barn, and where the subject called for help.
         change: what happened ("raised", "escalated", …); "" in a retained state.
         reason: why it happened.
         reminders: how often it was told again unacknowledged.
@@ -62,7 +62,7 @@ def event_of(alert: Alert, change: Change | None = None, reason: str = "", who: 
         key=alert.key,
         id=alert.id,
         subject=alert.subject,
-        cow_id=None if alert.subject in NOT_ANIMALS else alert.subject,
+        cow_id=alert.subject if alert.about_animal else None,
         kind=alert.kind,
         episode=alert.episode,
         severity=alert.severity.label,

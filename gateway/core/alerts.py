@@ -1,206 +1,64 @@
-"""The alert law: what an alert does next (decisions 16–22). Pure; `services/alarm` runs it on the loop.
+"""The alert law: what an alert does next (decisions 16-22). Pure; `services/alarm` runs it on the loop.
 
 One alert per (subject, kind, episode). `step` folds one finding into the newest episode,
-`acknowledge` and `close_by_hand` fold in what a person says. Each answers with the alert
-as it is now and with the moves worth a history row, an outbox event and a log line. A
+`acknowledge` and `close_by_hand` fold in what a person says, `elapse` that time has passed,
+`retell` that a silence is over, `fold` that a herd event speaks for it. Each answers with the
+alert as it is now and with the moves worth a history row, an outbox event and a log line. A
 finding that only refreshes the numbers makes no move.
 
 Order is judged in data time: a finding about an earlier moment than the newest judgement
-may escalate an open alert, but never resolves it and never reopens an ended one.
+may escalate an open alert, but never resolves it and never reopens an ended one. Calls for
+help are judged by the moment they came; however the clock is set, each new one is told.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
-from gateway.core.findings import Evidence, Finding
+from gateway.core.episodes import (
+    CALLS,
+    EMERGENCY_STOP,
+    ENDED,
+    HERD,
+    HERD_SUFFIX,
+    NEVER_SILENCED,
+    NOT_ANIMALS,
+    Alert,
+    AlertPolicy,
+    Change,
+    Move,
+    State,
+    Step,
+)
+from gateway.core.findings import Finding
 from gateway.core.instants import HOUR_MS, MS_PER_MINUTE
 from gateway.core.severity import Severity
 
-NOT_ANIMALS = frozenset({"herd", "gateway", "barn"})
-"""Subjects that are no cow id."""
-CALLS = frozenset({"panic", "sos", "fire", "medical"})
-"""A person, or a device for one, asks for help; the subject is who sent it (decision 16: critical)."""
-EMERGENCY_STOP = "emergency_stop"
-"""Kind of the alert about the subject "barn" while the emergency stop holds; only a person ends it."""
-NEVER_SILENCED = CALLS | {EMERGENCY_STOP}
-"""No silence holds these back, whoever set it: a life may hang on them."""
+# What an alert is belongs to the law; users of the law find it here.
+__all__ = [
+    "CALLS",
+    "EMERGENCY_STOP",
+    "ENDED",
+    "HERD",
+    "HERD_SUFFIX",
+    "NEVER_SILENCED",
+    "NOT_ANIMALS",
+    "Alert",
+    "AlertPolicy",
+    "Change",
+    "Move",
+    "State",
+    "Step",
+    "acknowledge",
+    "close_by_hand",
+    "elapse",
+    "fold",
+    "retell",
+    "sounds",
+    "step",
+]
 
-
-class State(StrEnum):
-    """One state machine for every alert (decision 17); the last two end the episode."""
-
-    ACTIVE = "active"
-    ACKNOWLEDGED = "acknowledged"
-    RESOLVED = "resolved"
-    FALSE_POSITIVE = "false_positive"
-
-
-ENDED = frozenset({State.RESOLVED, State.FALSE_POSITIVE})
-
-
-class Alert(msgspec.Struct, frozen=True):
-    """One episode of one kind of trouble of one subject.
-
-    Times are UTC epoch milliseconds; `onset_ms` and `last_seen_ms` are data time,
-    `raised_ms`, `changed_ms` and `ended_ms` the gateway's clock.
-
-    Args:
-        id: row number in the store, 0 until it is stored.
-        subject: cow id, or "herd" / "gateway".
-        kind: the finding's kind; (subject, kind, episode) is the alert's key.
-        episode: counts episodes of this subject and kind, from 1.
-        severity: the worst of the episode; it never falls.
-        last_seen_ms: the newest judgement folded in, also one that said "normal"; in an
-            ended episode the data time from which its cooldown counts.
-        changed_ms: the last move, not the last refresh of the numbers.
-        clear_n: how many judgements in a row said "normal" (hysteresis).
-        late: onset was more than 6 h before the gateway's clock when raised (decision 5).
-        told_ms: the gateway's clock when people were last told: raised, worse, or told again.
-        reminders: how often it was told again because nobody had acknowledged it (decision 19);
-            the rung of the ladder of contacts it has reached. Starts anew when it gets worse.
-        folded_into: "subject/kind/episode" of the herd event that speaks for it; "" = for itself.
-    """
-
-    id: int
-    subject: str
-    kind: str
-    episode: int
-    severity: Severity
-    state: State
-    onset_ms: int
-    last_seen_ms: int
-    raised_ms: int
-    changed_ms: int
-    confidence: float
-    sentence: str
-    evidence: Evidence = Evidence()
-    detail: str = ""
-    clear_n: int = 0
-    late: bool = False
-    ended_ms: int | None = None
-    told_ms: int = 0
-    reminders: int = 0
-    folded_into: str = ""
-
-    @property
-    def open(self) -> bool:
-        """Whether the episode still runs."""
-        return self.state not in ENDED
-
-    @property
-    def key(self) -> str:
-        """Names the episode everywhere: "subject/kind/episode"."""
-        return f"{self.subject}/{self.kind}/{self.episode}"
-
-
-class AlertPolicy(msgspec.Struct, frozen=True):
-    """The numbers of decisions 5, 18 and 19.
-
-    Args:
-        cooldown_health_h: after a resolved health alert (decision 18).
-        cooldown_estrus_h: after a heat (decision 18).
-        cooldown_sensor_h: after a sensor fault (decision 18).
-        cooldown_gateway_h: after a fault of the gateway itself; decision 18 is silent. One
-            hour damps flapping and still tells the second failure of the same day.
-        sensor_kinds: kinds that count as sensor faults.
-        gateway_kinds: kinds that are faults of gateway or network although they are seen on
-            the herd (decision 6); everything about the subject "gateway" is one too.
-        clear_judgements: normal judgements in a row that resolve an alert (decision 4: 3).
-        clear_judgements_by_kind: exceptions; one arrival proves that a silence is over.
-        late_h: onset this long before the gateway's clock makes an alert late (decision 5).
-        retell_min: a critical alert that nobody acknowledged is told again after this long
-            (decision 19), and a change of detail at most this often.
-    """
-
-    cooldown_health_h: float = 12.0
-    cooldown_estrus_h: float = 72.0
-    cooldown_sensor_h: float = 24.0
-    cooldown_gateway_h: float = 1.0
-    sensor_kinds: tuple[str, ...] = ("sensor_malfunction", "silence")
-    gateway_kinds: tuple[str, ...] = ("silence_herd",)
-    clear_judgements: int = 3
-    clear_judgements_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: {"silence": 1})
-    late_h: float = 6.0
-    retell_min: float = 30.0
-
-    def cooldown_ms(self, subject: str, kind: str) -> int:
-        """How long after an episode the same trouble raises no new one, in ms of data time."""
-        if self._of_gateway(subject, kind):
-            hours = self.cooldown_gateway_h
-        elif kind == "estrus":
-            hours = self.cooldown_estrus_h
-        elif kind in self.sensor_kinds:
-            hours = self.cooldown_sensor_h
-        else:
-            hours = self.cooldown_health_h
-        return round(hours * HOUR_MS)
-
-    def clear_n(self, subject: str, kind: str) -> int:
-        """How many normal judgements in a row resolve an alert; a gateway fault needs one."""
-        if self._of_gateway(subject, kind):
-            return 1
-        return self.clear_judgements_by_kind.get(kind, self.clear_judgements)
-
-    def _of_gateway(self, subject: str, kind: str) -> bool:
-        return subject == "gateway" or kind in self.gateway_kinds
-
-
-class Change(StrEnum):
-    """What a move did.
-
-    REPEATED: nobody has acknowledged it for another `retell_min`, or a silence over it has ended.
-    RENEWED: a call for help was sent again after somebody had acknowledged it.
-    FOLDED: a herd event speaks for it from now on.
-    """
-
-    RAISED = "raised"
-    UPDATED = "updated"
-    ESCALATED = "escalated"
-    REPEATED = "repeated"
-    RENEWED = "renewed"
-    FOLDED = "folded"
-    ACKNOWLEDGED = "acknowledged"
-    RESOLVED = "resolved"
-    FALSE_POSITIVE = "false_positive"
-
-
-class Move(msgspec.Struct, frozen=True):
-    """One thing worth telling: a history row, an outbox event, a log line.
-
-    Args:
-        alert: the alert after the move.
-        from_state: the state before it, "" when the episode begins with it.
-        change: what it did.
-        reason: why, one sentence or phrase.
-    """
-
-    alert: Alert
-    from_state: str
-    change: Change
-    reason: str
-
-
-class Step(msgspec.Struct, frozen=True):
-    """What became of the newest episode.
-
-    Args:
-        alert: the newest episode now; None while there has never been one.
-        moves: in order; empty when nothing is worth telling.
-        passed_over: why trouble was found and no alert came of it ("cooldown", "stale"),
-            else "".
-    """
-
-    alert: Alert | None
-    moves: tuple[Move, ...] = ()
-    passed_over: str = ""
-
-    @property
-    def reason(self) -> str | None:
-        """Why the outside should hear of it; None when it should not."""
-        return self.moves[-1].reason if self.moves else None
+_MS_PER_S = 1000
 
 
 def step(alert: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
@@ -208,10 +66,12 @@ def step(alert: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy
 
     Args:
         alert: the newest episode, open or ended; None if there has never been one.
-        finding: what a detector says.
+        finding: what a detector, or a person who calls for help, says.
         now_ms: the gateway's clock, UTC epoch ms.
         policy: cooldowns and hysteresis.
     """
+    if finding.kind in NEVER_SILENCED:
+        return _called(alert, finding, now_ms, policy)
     if alert is None or not alert.open:
         return _start(alert, finding, now_ms, policy)
     if finding.ended:
@@ -221,12 +81,58 @@ def step(alert: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy
     return _looks_normal(alert, finding, now_ms, policy)
 
 
+def elapse(alert: Alert, now_ms: int, policy: AlertPolicy) -> Step:
+    """Time has passed: remind people of what sounds, end a call that was answered long ago.
+
+    However far the clock has jumped, one call makes one reminder at most. A clock that went
+    back starts the wait anew, so that nothing is silent until it has caught up. An emergency
+    stop never ends by itself.
+    """
+    if alert.state is State.ACKNOWLEDGED and alert.kind in CALLS:
+        if now_ms < alert.changed_ms:
+            return Step(msgspec.structs.replace(alert, changed_ms=now_ms))
+        if now_ms - alert.changed_ms < policy.call_over_min * MS_PER_MINUTE:
+            return Step(alert)
+        reason = f"acknowledged {policy.call_over_min:g} min ago"
+        over = _end(alert, State.RESOLVED, Change.RESOLVED, now_ms, reason)
+        return Step(over.alert, (over,))
+    if not sounds(alert):
+        return Step(alert)
+    # A row of a version that kept no told_ms says 0; its last move told people.
+    told_ms = alert.told_ms or alert.changed_ms
+    if now_ms < told_ms:
+        return Step(msgspec.structs.replace(alert, told_ms=now_ms))
+    if now_ms - told_ms < policy.retell_min * MS_PER_MINUTE:
+        return Step(alert)
+    again = msgspec.structs.replace(alert, told_ms=now_ms, reminders=alert.reminders + 1)
+    return _tell(alert, again, now_ms, Change.REPEATED, "critical and still not acknowledged")
+
+
+def retell(alert: Alert, now_ms: int, reason: str) -> Step:
+    """A silence over it has ended: tell what nobody has seen, if it speaks for itself.
+
+    No reminder, and so no rung of the ladder; the next one is due a whole wait from here.
+    """
+    if alert.state is not State.ACTIVE or alert.folded_into:
+        return Step(alert)
+    again = msgspec.structs.replace(alert, told_ms=now_ms)
+    return _tell(alert, again, now_ms, Change.REPEATED, reason)
+
+
+def fold(alert: Alert, herd: Alert, now_ms: int) -> Step:
+    """A herd event speaks for it from now on. An ended one speaks for nobody."""
+    if not alert.open or not herd.open or alert.folded_into == herd.key:
+        return Step(alert)
+    member = msgspec.structs.replace(alert, folded_into=herd.key)
+    return _tell(alert, member, now_ms, Change.FOLDED, f"one of many: {herd.sentence}")
+
+
 def acknowledge(alert: Alert, now_ms: int, reason: str) -> Step:
     """Somebody has seen it: silences the sound. The first one wins; a second changes nothing."""
     if alert.state is not State.ACTIVE:
         return Step(alert)
-    seen = msgspec.structs.replace(alert, state=State.ACKNOWLEDGED, changed_ms=now_ms)
-    return Step(seen, (Move(seen, alert.state, Change.ACKNOWLEDGED, reason),))
+    seen = msgspec.structs.replace(alert, state=State.ACKNOWLEDGED)
+    return _tell(alert, seen, now_ms, Change.ACKNOWLEDGED, reason)
 
 
 def close_by_hand(alert: Alert, state: State, now_ms: int, reason: str) -> Step:
@@ -242,6 +148,44 @@ def close_by_hand(alert: Alert, state: State, now_ms: int, reason: str) -> Step:
     return Step(move.alert, (move,))
 
 
+def sounds(alert: Alert) -> bool:
+    """Whether it may sound: critical, seen by nobody, news rather than history, for itself."""
+    return (
+        alert.severity is Severity.CRITICAL
+        and alert.state is State.ACTIVE
+        and not alert.late
+        and not alert.folded_into
+    )
+
+
+def _called(alert: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
+    """A person asks for help, or the emergency stop was pressed.
+
+    No cooldown, and only a person (for a call: and time) ends it. Repeats are counted from the
+    call that was told last, so that a button held down for an hour is told every 30 s, not once.
+    """
+    if not finding.present:
+        return Step(alert)
+    if alert is None or not alert.open:
+        if alert is not None and finding.at_ms == alert.last_seen_ms:
+            return Step(alert, passed_over="stale")
+        raised = _raise(alert, finding, now_ms, late=False)
+        return Step(raised.alert, (raised,))
+    if finding.severity > alert.severity:
+        worse = _escalate(alert, finding, now_ms, late=False)
+        return Step(worse.alert, (worse,))
+    if abs(finding.at_ms - alert.last_seen_ms) < policy.call_repeat_s * _MS_PER_S:
+        return Step(alert, passed_over="repeat")
+    fresh = _refresh(alert, finding)
+    if finding.kind not in CALLS:
+        return Step(fresh)
+    if alert.state is State.ACTIVE:
+        return _tell(alert, fresh, now_ms, Change.UPDATED, f"sent again: {finding.sentence}")
+    renewed = msgspec.structs.replace(fresh, state=State.ACTIVE, told_ms=now_ms, reminders=0)
+    reason = f"sent again after it was acknowledged: {finding.sentence}"
+    return _tell(alert, renewed, now_ms, Change.RENEWED, reason)
+
+
 def _start(last: Alert | None, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
     if not (finding.present or finding.ended):
         return Step(last)
@@ -251,27 +195,11 @@ def _start(last: Alert | None, finding: Finding, now_ms: int, policy: AlertPolic
             return Step(last, passed_over="stale")
         if _cooling(last, finding, cooldown_ms):
             return Step(last, passed_over="cooldown")
-    alert = Alert(
-        id=0,
-        subject=finding.subject,
-        kind=finding.kind,
-        episode=last.episode + 1 if last is not None else 1,
-        severity=finding.severity,
-        state=State.ACTIVE,
-        onset_ms=finding.onset_ms,
-        last_seen_ms=finding.at_ms,
-        raised_ms=now_ms,
-        changed_ms=now_ms,
-        confidence=finding.confidence,
-        sentence=finding.sentence,
-        evidence=finding.evidence,
-        detail=finding.detail,
-        late=now_ms - finding.onset_ms > policy.late_h * HOUR_MS,
-    )
-    raised = Move(alert, "", Change.RAISED, finding.sentence)
+    raised = _raise(last, finding, now_ms, late=_is_late(finding.onset_ms, now_ms, policy))
     if not finding.ended:
-        return Step(alert, (raised,))
-    resolved = _end(alert, State.RESOLVED, Change.RESOLVED, now_ms, "came and went between two looks")
+        return Step(raised.alert, (raised,))
+    reason = "came and went between two looks"
+    resolved = _end(raised.alert, State.RESOLVED, Change.RESOLVED, now_ms, reason)
     return Step(resolved.alert, (raised, resolved))
 
 
@@ -291,7 +219,7 @@ def _came_and_went(alert: Alert, finding: Finding, now_ms: int, policy: AlertPol
     if finding.at_ms < alert.last_seen_ms:
         return Step(alert, passed_over="stale")
     if finding.severity > alert.severity:
-        worse = _escalate(alert, finding, now_ms, policy)
+        worse = _escalate(alert, finding, now_ms, late=_is_late(finding.at_ms, now_ms, policy))
         resolved = _end(worse.alert, State.RESOLVED, Change.RESOLVED, now_ms, finding.sentence)
         return Step(resolved.alert, (worse, resolved))
     resolved = _end(_refresh(alert, finding), State.RESOLVED, Change.RESOLVED, now_ms, finding.sentence)
@@ -299,20 +227,32 @@ def _came_and_went(alert: Alert, finding: Finding, now_ms: int, policy: AlertPol
 
 
 def _goes_on(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
-    if finding.severity > alert.severity:
-        escalated = _escalate(alert, finding, now_ms, policy)
+    if finding.severity > alert.severity or _becomes_news(alert, finding, now_ms, policy):
+        # Late is judged anew, on the moment it got worse: a backlog's fever that turns critical
+        # now is news.
+        escalated = _escalate(alert, finding, now_ms, late=_is_late(finding.at_ms, now_ms, policy))
         return Step(escalated.alert, (escalated,))
     if finding.at_ms < alert.last_seen_ms:
         return Step(alert, passed_over="stale")
     fresh = _refresh(alert, finding)
-    if now_ms - alert.changed_ms < policy.retell_min * MS_PER_MINUTE:
+    if finding.detail == alert.detail:
+        return Step(fresh)
+    if 0 <= now_ms - alert.changed_ms < policy.retell_min * MS_PER_MINUTE:
         # The old detail stays, so that the difference is still there when it may be told.
         return Step(msgspec.structs.replace(fresh, detail=alert.detail))
-    if finding.detail != alert.detail:
-        return _tell(alert, fresh, now_ms, Change.UPDATED, f"{alert.detail} became {finding.detail}")
-    if sounds(alert):
-        return _tell(alert, fresh, now_ms, Change.REPEATED, "critical and still not acknowledged")
-    return Step(fresh)
+    return _tell(alert, fresh, now_ms, Change.UPDATED, f"{alert.detail} became {finding.detail}")
+
+
+def _becomes_news(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> bool:
+    """Whether a herd event over a backlog's animals has got its first one of today.
+
+    Else the late event would keep that animal from ever being heard.
+    """
+    return (
+        alert.late
+        and policy.is_herd_event(alert.subject, alert.kind)
+        and not _is_late(finding.onset_ms, now_ms, policy)
+    )
 
 
 def _looks_normal(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Step:
@@ -327,9 +267,30 @@ def _looks_normal(alert: Alert, finding: Finding, now_ms: int, policy: AlertPoli
     return Step(resolved.alert, (resolved,))
 
 
-def sounds(alert: Alert) -> bool:
-    """Whether it may sound: critical, seen by nobody, and news rather than history."""
-    return alert.severity is Severity.CRITICAL and alert.state is State.ACTIVE and not alert.late
+def _is_late(moment_ms: int, now_ms: int, policy: AlertPolicy) -> bool:
+    return now_ms - moment_ms > policy.late_h * HOUR_MS
+
+
+def _raise(last: Alert | None, finding: Finding, now_ms: int, *, late: bool) -> Move:
+    alert = Alert(
+        id=0,
+        subject=finding.subject,
+        kind=finding.kind,
+        episode=last.episode + 1 if last is not None else 1,
+        severity=finding.severity,
+        state=State.ACTIVE,
+        onset_ms=finding.onset_ms,
+        last_seen_ms=finding.at_ms,
+        raised_ms=now_ms,
+        changed_ms=now_ms,
+        confidence=finding.confidence,
+        sentence=finding.sentence,
+        evidence=finding.evidence,
+        detail=finding.detail,
+        late=late,
+        told_ms=now_ms,
+    )
+    return Move(alert, "", Change.RAISED, finding.sentence)
 
 
 def _refresh(alert: Alert, finding: Finding) -> Alert:
@@ -345,22 +306,23 @@ def _refresh(alert: Alert, finding: Finding) -> Alert:
     )
 
 
-def _escalate(alert: Alert, finding: Finding, now_ms: int, policy: AlertPolicy) -> Move:
-    """Worse than anybody has acknowledged: active again.
-
-    Late is judged anew, on the moment it got worse: a backlog's fever that turns critical
-    now is news.
-    """
+def _escalate(alert: Alert, finding: Finding, now_ms: int, *, late: bool) -> Move:
+    """Worse than anybody has acknowledged: active again, and reminders start anew."""
     worse = msgspec.structs.replace(
         _refresh(alert, finding),
-        severity=finding.severity,
+        severity=max(alert.severity, finding.severity),
         state=State.ACTIVE,
         last_seen_ms=max(alert.last_seen_ms, finding.at_ms),
         changed_ms=now_ms,
         clear_n=alert.clear_n if finding.at_ms < alert.last_seen_ms else 0,
-        late=now_ms - finding.at_ms > policy.late_h * HOUR_MS,
+        late=late,
+        told_ms=now_ms,
+        reminders=0,
     )
-    reason = f"{alert.severity.label} became {finding.severity.label}: {finding.sentence}"
+    if worse.severity is alert.severity:
+        reason = f"history became news: {finding.sentence}"
+    else:
+        reason = f"{alert.severity.label} became {worse.severity.label}: {finding.sentence}"
     return Move(worse, alert.state, Change.ESCALATED, reason)
 
 

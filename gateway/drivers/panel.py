@@ -1,71 +1,45 @@
 """Lamp, buzzer and acknowledge button on GPIO pins (gpiozero), and a recorder that prints.
 
-`show` is called on the event loop and only starts or stops gpiozero's own background
-threads, which do the blinking. The button calls back in a gpiozero thread.
-
-Wiring: one RGB lamp (or three plain ones) on three pins, or a single plain lamp on one,
-where the rhythm alone tells the states apart. Amber is red and green together. No PWM: it
-needs nothing of the pin, and a killed process leaves a plain level that pull-downs and
-`all_pins_off` can clear.
+`show` is called on the event loop and only leaves a word for two threads of ours, which play
+the rhythms (drivers/panel_player). The button calls back in a gpiozero thread.
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import msgspec
-from gpiozero import LED, RGBLED, Button, Buzzer, Device, GPIOZeroError, OutputDevice
-from gpiozero.pins.mock import MockFactory
+from gpiozero import Button, GPIOZeroError
 
-from gateway.core.signals import Colour, Signal
+from gateway.core.rhythms import Beats, Patterns
+from gateway.core.signals import Colour, Light, Signal, Sound, in_rhythm
+from gateway.drivers.panel_button import BOUNCE_S, HOLD_S, Press
+from gateway.drivers.panel_pins import Beeper, Lamp, Pins, is_pi, mock_factory, real_factory
+from gateway.drivers.panel_player import Player
 from gateway.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 RECORDED_MAX = 256
 """Signals a recorder keeps; 256 × about 300 bytes = 77 KB."""
-BOUNCE_S = 0.05
-"""A push button settles within 10–20 ms; nobody presses twice in 50."""
-PI_MODEL = Path("/proc/device-tree/model")
-"""Where a Raspberry Pi says that it is one."""
-
-_RGB = {
-    Colour.OFF: (0, 0, 0),
-    Colour.GREEN: (0, 1, 0),
-    Colour.AMBER: (1, 1, 0),
-    Colour.RED: (1, 0, 0),
-    Colour.BLUE: (0, 0, 1),
-}
-
-
-class Pins(msgspec.Struct, frozen=True):
-    """Where the panel is wired, in BCM numbers.
-
-    Args:
-        lamp: (red, green, blue), or one pin of a single plain lamp.
-        buzzer: an active buzzer; None if there is none.
-        button: to ground, the Pi's pull-up is used; None if there is none.
-        lamp_active_high: False for a common-anode RGB lamp.
-        buzzer_active_high: False for a buzzer module that sounds on a low level.
-    """
-
-    lamp: tuple[int, int, int] | int
-    buzzer: int | None = None
-    button: int | None = None
-    lamp_active_high: bool = True
-    buzzer_active_high: bool = True
 
 
 def line(signal: Signal) -> str:
     """`PANEL red, 0.25 s on 0.25 s off, buzzer 0.5/0.5 (fever COW_003)`."""
-    light, sound = signal.light, signal.sound
-    heard = f"buzzer {sound.on_s:g}/{sound.off_s:g}" if sound is not None else "silent"
-    return f"PANEL {light.colour}, {light.on_s:g} s on {light.off_s:g} s off, {heard} ({signal.label})"
+    heard = f"buzzer {_slashed(signal.sound.beats)}" if signal.sound is not None else "silent"
+    return f"PANEL {signal.light.colour}, {_seen(signal.light.beats)}, {heard} ({signal.label})"
+
+
+def _seen(beats: Beats) -> str:
+    if len(beats) == 2:
+        return f"{beats[0]:g} s on {beats[1]:g} s off"
+    return f"{_slashed(beats)} s on/off"
+
+
+def _slashed(beats: Beats) -> str:
+    return "/".join(f"{beat:g}" for beat in beats)
 
 
 class RecorderPanel:
@@ -73,15 +47,20 @@ class RecorderPanel:
 
     Args:
         on_change: gets one line per change, e.g. `print` or a logger's `info`.
+        patterns: the rhythms of this installation.
     """
 
-    def __init__(self, on_change: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, on_change: Callable[[str], None] | None = None, *, patterns: Patterns | None = None
+    ) -> None:
         self.signals: deque[Signal] = deque(maxlen=RECORDED_MAX)
         self.signal: Signal | None = None
         self._on_change = on_change
+        self._patterns = patterns or Patterns()
 
     def show(self, signal: Signal) -> None:
         """Remember a signal until the next one."""
+        signal = in_rhythm(signal, self._patterns)
         if signal == self.signal:
             return
         self.signal = signal
@@ -99,8 +78,12 @@ class GpioPanel:
 
     Args:
         pins: the wiring.
-        on_acknowledge: called in a gpiozero thread when the button is pressed.
+        patterns: the rhythms of this installation.
+        on_acknowledge: called in a gpiozero thread when the button was pressed and let go.
+        on_test: called in a gpiozero thread when the button has been held for `hold_s`; exactly
+            one of the two for each press.
         on_change: gets one line per change.
+        hold_s: seconds.
         pin_factory: gpiozero's; None takes the one of this machine.
 
     Raises:
@@ -111,24 +94,27 @@ class GpioPanel:
         self,
         pins: Pins,
         *,
+        patterns: Patterns | None = None,
         on_acknowledge: Callable[[], None] | None = None,
+        on_test: Callable[[], None] | None = None,
         on_change: Callable[[str], None] | None = None,
+        hold_s: float = HOLD_S,
         pin_factory: Any = None,
     ) -> None:
         self.signal: Signal | None = None
+        self._patterns = patterns or Patterns()
         self._on_change = on_change
-        self._lamp: Any = None
-        self._buzzer: Any = None
+        self._players: list[Player[Any]] = []
+        self._lamp: Lamp | None = None
+        self._beeper: Beeper | None = None
         self._button: Any = None
         try:
-            self._lamp = _lamp(pins, pin_factory)
+            self._lamp = Lamp(pins, pin_factory)
             if pins.buzzer is not None:
-                self._buzzer = Buzzer(
-                    pins.buzzer, active_high=pins.buzzer_active_high, pin_factory=pin_factory
-                )
+                self._beeper = Beeper(pins.buzzer, pins, pin_factory)
             if pins.button is not None:
                 self._button = Button(
-                    pins.button, pull_up=True, bounce_time=BOUNCE_S, pin_factory=pin_factory
+                    pins.button, pull_up=True, bounce_time=BOUNCE_S, hold_time=hold_s, pin_factory=pin_factory
                 )
         except (GPIOZeroError, OSError, ValueError) as fault:
             self.close()
@@ -137,48 +123,63 @@ class GpioPanel:
                 hint="check the BCM numbers, that no other program holds the pins, "
                 "and that the user is in group gpio",
             ) from fault
-        if self._button is not None and on_acknowledge is not None:
-            self._button.when_pressed = on_acknowledge
+        self._light_player = self._player("panel lamp", self._lamp.light, Colour.OFF)
+        self._sound_player: Player[float | None] | None = None
+        if self._beeper is not None:
+            self._sound_player = self._player("panel buzzer", self._beeper.sound, None)
+        if self._button is not None:
+            self._listen(Press(on_acknowledge, on_test))
 
     def show(self, signal: Signal) -> None:
         """Play a signal until the next one. A change of words alone does not restart the rhythm."""
+        signal = in_rhythm(signal, self._patterns)
         before, self.signal = self.signal, signal
         if signal == before:
             return
         if before is None or signal.light != before.light:
-            self._blink(signal)
-        if self._buzzer is not None and (before is None or signal.sound != before.sound):
-            if signal.sound is None:
-                self._buzzer.off()
-            else:
-                self._buzzer.beep(signal.sound.on_s, signal.sound.off_s)
+            self._light_player.play(_lit(signal.light))
+        if self._sound_player is not None and (before is None or signal.sound != before.sound):
+            self._sound_player.play(_sounded(signal.sound))
         if self._on_change is not None:
             self._on_change(line(signal))
 
     def close(self) -> None:
-        """Dark and silent, pins released, background threads ended. May be called twice."""
+        """Dark and silent, pins released, threads ended. May be called twice."""
         self.signal = None
-        for device in (self._lamp, self._buzzer, self._button):
-            if device is not None and not device.closed:
-                if device is not self._button:
-                    device.off()
+        for player in self._players:
+            player.close()
+        for device in (self._lamp, self._beeper, self._button):
+            if device is not None:
                 device.close()
 
-    def _blink(self, signal: Signal) -> None:
-        light = signal.light
-        if light.colour is Colour.OFF:
-            self._lamp.off()
-        elif isinstance(self._lamp, RGBLED):
-            self._lamp.blink(light.on_s, light.off_s, on_color=_RGB[light.colour])
-        else:
-            self._lamp.blink(light.on_s, light.off_s)
+    def _player(self, name: str, apply: Callable[[Any], None], rest: Any) -> Player[Any]:
+        player = Player(name, apply, rest)
+        self._players.append(player)
+        return player
+
+    def _listen(self, press: Press) -> None:
+        self._button.when_pressed = press.down
+        self._button.when_held = press.held
+        self._button.when_released = press.up
+
+
+def _lit(light: Light) -> list[tuple[float, Colour]]:
+    return [
+        (seconds, Colour.OFF if number % 2 else light.colour) for number, seconds in enumerate(light.beats)
+    ]
+
+
+def _sounded(sound: Sound | None) -> tuple[tuple[float, float | None], ...]:
+    return sound.steps if sound is not None else ()
 
 
 def make(
     kind: str,
     pins: Pins,
     *,
+    patterns: Patterns | None = None,
     on_acknowledge: Callable[[], None] | None = None,
+    on_test: Callable[[], None] | None = None,
     on_change: Callable[[str], None] | None = None,
 ) -> GpioPanel:
     """The panel of this machine.
@@ -189,73 +190,30 @@ def make(
             says so at ERROR level and goes on with the mock: a barn with a dead lamp still
             wants its alerts sent.
         pins: the wiring.
-        on_acknowledge: called in a gpiozero thread when the button is pressed.
+        patterns: the rhythms of this installation.
+        on_acknowledge: called in a gpiozero thread after a short press of the button.
+        on_test: called in a gpiozero thread once the button has been held for 3 s.
         on_change: gets one line per change.
 
     Raises:
         ConfigError: "gpio" was asked for and cannot be had, or the wiring is impossible.
     """
-    if kind == "gpio" or (kind == "auto" and _is_pi()):
+
+    def on(pin_factory: Any) -> GpioPanel:
+        return GpioPanel(
+            pins,
+            patterns=patterns,
+            on_acknowledge=on_acknowledge,
+            on_test=on_test,
+            on_change=on_change,
+            pin_factory=pin_factory,
+        )
+
+    if kind == "gpio" or (kind == "auto" and is_pi()):
         try:
-            return GpioPanel(
-                pins, on_acknowledge=on_acknowledge, on_change=on_change, pin_factory=_real_factory()
-            )
+            return on(real_factory())
         except ConfigError as fault:
             if kind == "gpio":
                 raise
             log.error("No light and no sound: %s", fault)  # noqa: TRY400 - the sentence says it all
-    return GpioPanel(pins, on_acknowledge=on_acknowledge, on_change=on_change, pin_factory=MockFactory())
-
-
-def all_pins_off(pins: Pins, *, pin_factory: Any = None) -> None:
-    """Drive lamp and buzzer to "off" and release them; for `ExecStopPost`.
-
-    A killed process can leave a pin latched (decision 19). Every pin is tried, also after
-    one has failed.
-
-    Raises:
-        ConfigError: at least one pin could not be driven; names them.
-    """
-    factory = pin_factory if pin_factory is not None else _real_factory()
-    lamps = pins.lamp if isinstance(pins.lamp, tuple) else (pins.lamp,)
-    wanted = [(pin, pins.lamp_active_high) for pin in lamps]
-    if pins.buzzer is not None:
-        wanted.append((pins.buzzer, pins.buzzer_active_high))
-    faults = []
-    for pin, active_high in wanted:
-        try:
-            OutputDevice(pin, active_high=active_high, initial_value=False, pin_factory=factory).close()
-        except (GPIOZeroError, OSError, ValueError) as fault:
-            faults.append(f"{pin}: {fault}")
-    if faults:
-        raise ConfigError(f"panel: pins not driven off: {'; '.join(faults)}")
-
-
-def _lamp(pins: Pins, pin_factory: Any) -> Any:
-    if isinstance(pins.lamp, int):
-        return LED(pins.lamp, active_high=pins.lamp_active_high, pin_factory=pin_factory)
-    red, green, blue = pins.lamp
-    return RGBLED(red, green, blue, active_high=pins.lamp_active_high, pwm=False, pin_factory=pin_factory)
-
-
-def _is_pi() -> bool:
-    try:
-        return b"Raspberry Pi" in PI_MODEL.read_bytes()
-    except OSError:
-        return False
-
-
-def _real_factory() -> Any:
-    """The choice gpiozero makes for this machine, its fall-back warnings turned into log lines."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            factory = Device._default_pin_factory()  # noqa: SLF001 - its public way leaves a global behind
-        except (GPIOZeroError, OSError) as fault:
-            raise ConfigError(
-                f"panel: no way to the GPIO pins: {fault}",
-                hint="; ".join(str(w.message) for w in caught) or "install lgpio",
-            ) from fault
-    for warning in caught:
-        log.info("gpiozero: %s", warning.message)
-    return factory
+    return on(mock_factory())

@@ -8,7 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.alert_event import event_json, event_of
-from gateway.core.alerts import Alert, AlertPolicy, State, Step, acknowledge, close_by_hand, step
+from gateway.core.alerts import (
+    EMERGENCY_STOP,
+    NEVER_SILENCED,
+    NOT_ANIMALS,
+    Alert,
+    AlertPolicy,
+    Change,
+    State,
+    Step,
+    acknowledge,
+    close_by_hand,
+    elapse,
+    fold,
+    retell,
+    sounds,
+    step,
+)
 from gateway.core.findings import Evidence, Finding
 from gateway.core.severity import Severity
 
@@ -49,8 +65,18 @@ def normal(at_min: float, **kwargs: object) -> Finding:
     return found(at_min, present=False, **kwargs)  # type: ignore[arg-type]
 
 
-ACK, FALSE, SOLD = "ack", "false_positive", "sold"
-Script = list[Finding | str]
+def call(at_min: float, kind: str = "panic") -> Finding:
+    return found(at_min, CRITICAL, kind=kind, subject="barn" if kind == EMERGENCY_STOP else "tag-7")
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """The gateway's clock stands at this minute, and time passes; it may also have gone back."""
+
+    at_min: float
+
+
+ACK, FALSE, SOLD, UNSILENCED = "ack", "false_positive", "sold", "unsilenced"
+Script = list[Finding | Clock | str]
 
 
 def play(
@@ -68,6 +94,10 @@ def play(
         if isinstance(event, Finding):
             now_ms = max(now_ms, round(event.at_ms + lag_min * MINUTE))
             after = step(alert, event, now_ms, policy)
+        elif isinstance(event, Clock):
+            assert alert is not None
+            now_ms = round(T0 + event.at_min * MINUTE)
+            after = elapse(alert, now_ms, policy)
         else:
             assert alert is not None
             after = by_hand(alert, event, now_ms)
@@ -83,12 +113,17 @@ def play(
 def by_hand(alert: Alert, what: str, now_ms: int) -> Step:
     if what == ACK:
         return acknowledge(alert, now_ms, "seen by Eva")
+    if what == UNSILENCED:
+        return retell(alert, now_ms, "the silence is over")
     state = State.FALSE_POSITIVE if what == FALSE else State.RESOLVED
     return close_by_hand(alert, state, now_ms, what)
 
 
 FEVER_OVER = [normal(10), normal(12), normal(14)]
 RAISED, ENDED = "1 raised warning active", "1 resolved warning resolved"
+CRITICAL_RAISED, CRITICAL_ENDED = "1 raised critical active", "1 resolved critical resolved"
+REPEATED, UPDATED = "1 repeated critical active", "1 updated critical active"
+CALL_TWICE = [CRITICAL_RAISED, CRITICAL_ENDED, "stale"]
 
 LAW: list[tuple[str, Script, list[str]]] = [
     ("a look that finds nothing makes nothing", [normal(0)], []),
@@ -303,21 +338,166 @@ LAW: list[tuple[str, Script, list[str]]] = [
         [found(0, detail="a"), found(2, detail="b"), found(28, detail="b"), found(30, detail="b")],
         [RAISED, "1 updated warning active"],
     ),
+    # time passes (decision 19)
+    ("more findings do not tell it again", [found(0, CRITICAL), found(31, CRITICAL)], [CRITICAL_RAISED]),
     (
-        "critical and unacknowledged for 30 min is told again",
-        [
-            found(0, CRITICAL),
-            found(28, CRITICAL),
-            found(30, CRITICAL),
-            found(58, CRITICAL),
-            found(60, CRITICAL),
-        ],
-        ["1 raised critical active", "1 repeated critical active", "1 repeated critical active"],
+        "critical and unacknowledged for 30 min is told again, and again",
+        [found(0, CRITICAL), Clock(29.9), Clock(30), Clock(59), Clock(60)],
+        [CRITICAL_RAISED, REPEATED, REPEATED],
     ),
     (
         "acknowledged, it is not",
-        [found(0, CRITICAL), ACK, found(40, CRITICAL)],
-        ["1 raised critical active", "1 acknowledged critical acknowledged"],
+        [found(0, CRITICAL), ACK, Clock(40)],
+        [CRITICAL_RAISED, "1 acknowledged critical acknowledged"],
+    ),
+    ("a warning is not", [found(0), Clock(600)], [RAISED]),
+    ("an ended one is not", [found(0, CRITICAL), SOLD, Clock(600)], [CRITICAL_RAISED, CRITICAL_ENDED]),
+    (
+        "getting worse starts the wait anew",
+        [found(0), found(20, CRITICAL), Clock(45), Clock(50)],
+        [RAISED, "1 escalated critical active", REPEATED],
+    ),
+    (
+        "a clock that jumps to today makes one reminder, not fifty years of them",
+        [found(0, CRITICAL), Clock(26_000_000), Clock(26_000_001), Clock(26_000_030)],
+        [CRITICAL_RAISED, REPEATED, REPEATED],
+    ),
+    (
+        "a clock that goes back starts the wait anew and silences nothing for ever",
+        [found(0, CRITICAL), Clock(-26_000_000), Clock(-25_999_971), Clock(-25_999_970)],
+        [CRITICAL_RAISED, REPEATED],
+    ),
+    (
+        "the end of a silence tells what nobody has seen",
+        [found(0), UNSILENCED],
+        [RAISED, "1 repeated warning active"],
+    ),
+    (
+        "and the next reminder is due a whole wait from there",
+        [found(0, CRITICAL), Clock(20), UNSILENCED, Clock(49), Clock(50)],
+        [CRITICAL_RAISED, REPEATED, REPEATED],
+    ),
+    (
+        "but not what somebody has seen, nor what is over",
+        [found(0), ACK, UNSILENCED, SOLD, UNSILENCED],
+        [RAISED, "1 acknowledged warning acknowledged", ENDED],
+    ),
+    # calls for help
+    ("a call for help is an alert", [call(0)], [CRITICAL_RAISED]),
+    (
+        "sent again within 30 s it is the same call",
+        [call(0), call(0.1), call(0.49)],
+        [CRITICAL_RAISED, "repeat", "repeat"],
+    ),
+    (
+        "sent again later it is told, counted from what was told last",
+        [call(0), call(0.4), call(0.5), call(0.9), call(1)],
+        [CRITICAL_RAISED, "repeat", UPDATED, "repeat", UPDATED],
+    ),
+    (
+        "sent again after somebody has acknowledged it wakes again",
+        [call(0), ACK, call(0.4), call(2)],
+        [
+            CRITICAL_RAISED,
+            "1 acknowledged critical acknowledged",
+            "repeat",
+            "1 renewed critical active",
+        ],
+    ),
+    (
+        "and reminders start anew",
+        [call(0), Clock(10), ACK, call(20), Clock(49), Clock(50)],
+        [
+            CRITICAL_RAISED,
+            "1 acknowledged critical acknowledged",
+            "1 renewed critical active",
+            REPEATED,
+        ],
+    ),
+    (
+        "sending it again and again does not put off the reminder",
+        [call(0), call(10), call(20), Clock(30)],
+        [CRITICAL_RAISED, UPDATED, UPDATED, REPEATED],
+    ),
+    (
+        "no cooldown for a call, however soon after the last one was closed",
+        [call(0), SOLD, call(0.1), FALSE, call(0.2)],
+        [
+            CRITICAL_RAISED,
+            CRITICAL_ENDED,
+            "2 raised critical active",
+            "2 false_positive critical false_positive",
+            "3 raised critical active",
+        ],
+    ),
+    ("the very same message after that is no call", [call(0), SOLD, call(0)], CALL_TWICE),
+    (
+        "a call under a clock that was set back is told too",
+        [call(600), call(10), call(10.1)],
+        [CRITICAL_RAISED, UPDATED, "repeat"],
+    ),
+    (
+        "and so is one after an ended call",
+        [call(600), SOLD, call(10)],
+        [CRITICAL_RAISED, CRITICAL_ENDED, "2 raised critical active"],
+    ),
+    (
+        "no detector says that a call is over",
+        [call(0), *[normal(m, kind="panic", subject="tag-7") for m in (1, 2, 3, 4)]],
+        [CRITICAL_RAISED],
+    ),
+    (
+        "nor that it came and went between two looks",
+        [msgspec.structs.replace(call(0), ended=True)],
+        [CRITICAL_RAISED],
+    ),
+    ("and a look that finds no call makes none", [normal(0, kind="panic", subject="tag-7")], []),
+    (
+        "60 min after it was acknowledged it is over",
+        [call(0), Clock(5), ACK, Clock(64.9), Clock(65)],
+        [CRITICAL_RAISED, "1 acknowledged critical acknowledged", CRITICAL_ENDED],
+    ),
+    (
+        "unless the clock went back in between: then 60 min from there",
+        [call(0), ACK, Clock(-600), Clock(-541), Clock(-540)],
+        [CRITICAL_RAISED, "1 acknowledged critical acknowledged", CRITICAL_ENDED],
+    ),
+    (
+        "nobody has acknowledged it: it is told again, and never over",
+        [call(0), Clock(60), Clock(6000)],
+        [CRITICAL_RAISED, REPEATED, REPEATED],
+    ),
+    (
+        "a milder call that gets worse escalates",
+        [msgspec.structs.replace(call(0), severity=WARNING), ACK, call(0.1)],
+        [RAISED, "1 acknowledged warning acknowledged", "1 escalated critical active"],
+    ),
+    # the emergency stop
+    (
+        "an emergency stop holds until a person ends it",
+        [
+            call(0, EMERGENCY_STOP),
+            normal(1, kind=EMERGENCY_STOP, subject="barn"),
+            ACK,
+            Clock(60 * 24 * 30),
+            SOLD,
+        ],
+        [CRITICAL_RAISED, "1 acknowledged critical acknowledged", CRITICAL_ENDED],
+    ),
+    (
+        "pressed again while it holds, it is the same stop",
+        [call(0, EMERGENCY_STOP), call(0.1, EMERGENCY_STOP), call(5, EMERGENCY_STOP)],
+        [CRITICAL_RAISED, "repeat"],
+    ),
+    (
+        "pressed again after it was ended, it is a new one",
+        [call(0, EMERGENCY_STOP), SOLD, call(0.1, EMERGENCY_STOP)],
+        [CRITICAL_RAISED, CRITICAL_ENDED, "2 raised critical active"],
+    ),
+    (
+        "a fire at 3 in the morning sounds until somebody comes",
+        [call(0, "fire"), *[Clock(30 * n) for n in range(1, 5)]],
+        [CRITICAL_RAISED, *[REPEATED] * 4],
     ),
 ]
 
@@ -357,13 +537,173 @@ def test_late_is_an_onset_more_than_6_h_before_the_gateways_clock(lag_min: float
     assert alert.late is late
 
 
-def test_a_late_alert_is_not_repeated_but_gets_news_when_it_worsens_now() -> None:
-    alert, told = play([found(0, CRITICAL), found(60, CRITICAL)], lag_min=600)
-    assert told == ["1 raised critical active"]
+def test_a_late_alert_never_sounds_and_is_never_reminded_of() -> None:
+    alert, told = play([found(0, CRITICAL), found(60, CRITICAL), Clock(660), Clock(6000)], lag_min=600)
+    assert told == [CRITICAL_RAISED]
+    assert alert is not None
+    assert not sounds(alert)
+
+
+def test_a_late_alert_that_worsens_now_is_news() -> None:
     alert, told = play([found(0, onset_min=-600), found(2, CRITICAL, onset_min=-600)])
     assert told[-1] == "1 escalated critical active"
     assert alert is not None
     assert alert.late is False
+    assert sounds(alert)
+
+
+@pytest.mark.parametrize(("lag_min", "late"), [(360, False), (361, True)])
+def test_whether_it_worsened_late_is_judged_on_the_moment_it_worsened(lag_min: float, late: bool) -> None:
+    for ended in (False, True):
+        alert, told = play([found(0), found(2, CRITICAL, ended=ended)], lag_min=lag_min)
+        assert "1 escalated critical active" in told
+        assert alert is not None
+        assert alert.late is late
+
+
+@pytest.mark.parametrize("kind", sorted(NEVER_SILENCED))
+def test_a_call_is_never_late_because_its_senders_clock_may_be_wrong(kind: str) -> None:
+    alert, _ = play([call(0, kind)], lag_min=600_000)
+    assert alert is not None
+    assert sounds(alert)
+
+
+def test_a_milder_call_that_gets_worse_is_never_late_either() -> None:
+    alert, _ = play([msgspec.structs.replace(call(0), severity=WARNING), call(5)], lag_min=600)
+    assert alert is not None
+    assert sounds(alert)
+
+
+def test_reminders_count_up_from_what_was_told_last_and_start_anew_when_it_gets_worse() -> None:
+    alert, _ = play([found(0, CRITICAL), Clock(31), Clock(61)])
+    assert alert is not None
+    assert (alert.told_ms, alert.changed_ms, alert.reminders) == (T0 + 61 * MINUTE, T0 + 61 * MINUTE, 2)
+    call_again, _ = play([call(0), Clock(31), ACK, call(40)])
+    assert call_again is not None
+    assert (call_again.told_ms, call_again.reminders) == (T0 + 40 * MINUTE, 0)
+    milder = msgspec.structs.replace(alert, severity=WARNING)
+    worse = step(milder, found(70, CRITICAL), T0 + 71 * MINUTE, POLICY).alert
+    assert worse is not None
+    assert (worse.told_ms, worse.reminders) == (T0 + 71 * MINUTE, 0)
+
+
+def test_the_end_of_a_silence_is_no_reminder() -> None:
+    alert, _ = play([found(0, CRITICAL), Clock(31), Clock(40), UNSILENCED])
+    assert alert is not None
+    assert (alert.told_ms, alert.reminders) == (T0 + 40 * MINUTE, 1)
+
+
+def test_a_repeated_call_stays_as_it_was_told() -> None:
+    alert, _ = play([call(0)])
+    again = step(alert, call(0.2), T0 + 12_000, POLICY)
+    assert again.alert is alert
+
+
+def test_an_alert_of_a_version_that_kept_no_told_ms_is_reminded_of_from_its_last_move() -> None:
+    alert, _ = play([found(0, CRITICAL)])
+    assert alert is not None
+    old = msgspec.structs.replace(alert, told_ms=0)
+    assert elapse(old, T0 + 29 * MINUTE, POLICY).moves == ()
+    assert elapse(old, T0 + 30 * MINUTE, POLICY).reason == "critical and still not acknowledged"
+
+
+def test_a_clock_that_goes_back_moves_the_anchor_and_nothing_else() -> None:
+    alert, _ = play([found(0, CRITICAL)])
+    assert alert is not None
+    back = elapse(alert, T0 - HOUR, POLICY)
+    assert back == Step(msgspec.structs.replace(alert, told_ms=T0 - HOUR))
+    answered, _ = play([call(0), ACK])
+    assert answered is not None
+    back = elapse(answered, T0 - HOUR, POLICY)
+    assert back == Step(msgspec.structs.replace(answered, changed_ms=T0 - HOUR))
+
+
+def test_a_clock_that_goes_back_does_not_hold_back_a_new_detail() -> None:
+    alert = step(None, found(0, detail="a"), T0, POLICY).alert
+    after = step(alert, found(2, detail="b"), T0 - HOUR, POLICY)
+    assert [move.change for move in after.moves] == [Change.UPDATED]
+    assert after.reason == "a became b"
+
+
+def test_the_wait_and_the_end_of_a_call_say_why() -> None:
+    alert, _ = play([call(0), call(1)])
+    assert alert is not None
+    said = step(alert, call(2), T0 + 2 * MINUTE, POLICY)
+    assert said.reason == "sent again: panic at minute 2"
+    seen = acknowledge(alert, T0 + 2 * MINUTE, "Eva goes").alert
+    assert seen is not None
+    again = step(seen, call(3), T0 + 3 * MINUTE, POLICY)
+    assert again.reason == "sent again after it was acknowledged: panic at minute 3"
+    assert elapse(seen, T0 + 62 * MINUTE, POLICY).reason == "acknowledged 60 min ago"
+
+
+# ---- a herd event speaks for it ----------------------------------------------------------
+
+
+def pair(severity: Severity = CRITICAL) -> tuple[Alert, Alert]:
+    alert, _ = play([found(0, severity)])
+    herd, _ = play([found(0, severity, subject="herd", kind="fever_herd")])
+    assert alert is not None
+    assert herd is not None
+    return alert, herd
+
+
+def test_a_folded_alert_never_sounds_and_is_never_told_again() -> None:
+    alert, herd = pair()
+    folded = fold(alert, herd, T0 + MINUTE)
+    assert [move.change for move in folded.moves] == [Change.FOLDED]
+    assert folded.reason == "one of many: fever_herd at minute 0"
+    member = folded.alert
+    assert member == msgspec.structs.replace(alert, folded_into="herd/fever_herd/1", changed_ms=T0 + MINUTE)
+    assert member is not None
+    assert not sounds(member)
+    assert elapse(member, T0 + HOUR, POLICY) == Step(member)
+    assert retell(member, T0 + HOUR, "over") == Step(member)
+
+
+def test_it_is_folded_once_and_only_into_what_is_open() -> None:
+    alert, herd = pair()
+    member = fold(alert, herd, T0).alert
+    assert member is not None
+    assert fold(member, herd, T0 + MINUTE) == Step(member)
+    over = close_by_hand(herd, State.RESOLVED, T0, "over").alert
+    ended = close_by_hand(alert, State.RESOLVED, T0, "over").alert
+    assert over is not None
+    assert ended is not None
+    assert fold(alert, over, T0) == Step(alert)
+    assert fold(ended, herd, T0) == Step(ended)
+
+
+def test_a_folded_alert_that_gets_worse_stays_folded() -> None:
+    alert, herd = pair(WARNING)
+    member = fold(alert, herd, T0).alert
+    worse = step(member, found(2, CRITICAL), T0 + 2 * MINUTE, POLICY)
+    assert [move.change for move in worse.moves] == [Change.ESCALATED]
+    assert worse.alert is not None
+    assert worse.alert.folded_into == "herd/fever_herd/1"
+    assert not sounds(worse.alert)
+
+
+def test_a_herd_event_has_no_cooldown_and_one_look_ends_it() -> None:
+    herd = {"subject": "herd", "kind": "fever_herd"}
+    script: Script = [found(0, **herd), normal(1, **herd), found(2, **herd)]  # type: ignore[arg-type]
+    assert play(script)[1] == [RAISED, ENDED, "2 raised warning active"]
+
+
+def test_a_herd_event_of_a_backlog_becomes_news_with_its_first_animal_of_today() -> None:
+    herd = {"subject": "herd", "kind": "fever_herd"}
+    late, _ = play([found(0, CRITICAL, onset_min=-600, **herd), ACK])  # type: ignore[arg-type]
+    assert late is not None
+    assert late.late
+    still = step(late, found(2, CRITICAL, onset_min=-600, **herd), T0 + 2 * MINUTE, POLICY)  # type: ignore[arg-type]
+    assert still.moves == ()
+    news = step(late, found(2, WARNING, onset_min=-60, **herd), T0 + 2 * MINUTE, POLICY)  # type: ignore[arg-type]
+    assert [move.change for move in news.moves] == [Change.ESCALATED]
+    assert news.reason == "history became news: fever_herd at minute 2"
+    assert news.alert is not None
+    assert (news.alert.severity, sounds(news.alert)) == (CRITICAL, True)
+    cow, _ = play([found(0, CRITICAL, onset_min=-600)])
+    assert step(cow, found(2, CRITICAL, onset_min=-60), T0 + 2 * MINUTE, POLICY).moves == ()
 
 
 def test_late_escalation_of_an_old_fact_keeps_the_newest_judgement() -> None:
@@ -394,10 +734,67 @@ def test_event_json_is_what_receivers_read() -> None:
     assert event["ended"] == "2023-11-14T22:27:20Z"
     assert event["evidence"]["value"] == 0.0
     assert (event["change"], event["reason"]) == ("", "over")
-    herd, _ = play([found(0, subject="herd")])
-    assert herd is not None
-    assert event_of(herd).cow_id is None
-    assert event_of(herd).ended is None
+    assert event_of(alert, Change.RESOLVED).change == "resolved"
+
+
+@pytest.mark.parametrize(
+    ("subject", "kind"),
+    [
+        *[(subject, "fever") for subject in sorted(NOT_ANIMALS)],
+        *[("tag-7", kind) for kind in sorted(NEVER_SILENCED)],
+    ],
+)
+def test_an_event_names_a_cow_only_where_it_is_about_one(subject: str, kind: str) -> None:
+    alert, _ = play([found(0, subject=subject, kind=kind)])
+    assert alert is not None
+    event = event_of(alert)
+    assert (event.cow_id, event.subject, event.ended) == (None, subject, None)
+
+
+# ---- words of other systems ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "severity"),
+    [
+        *[(word, INFO) for word in ("info", "LOW")],
+        *[(word, WARNING) for word in ("warning", "MEDIUM", "HIGH", "error", " Warning ")],
+        *[(word, CRITICAL) for word in ("CRITICAL", "emergency", "panic", "SOS", "fire", "medical")],
+        *[(word, CRITICAL) for word in ("geofence violation", "GEOFENCE_VIOLATION", "geofence-violation")],
+    ],
+)
+def test_a_senders_word_means_one_severity(word: str, severity: Severity) -> None:
+    assert Severity.of(word) is severity
+
+
+@pytest.mark.parametrize("word", ["", "severe", "2", "criticall"])
+def test_a_word_that_means_no_severity_is_named_with_those_that_do(word: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"'{word}' is no severity; known: info, low, warning, medium, high,"
+    ):
+        Severity.of(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        *[(state.value.upper(), state) for state in State],
+        ("NEW", State.ACTIVE),
+        (" in_progress", State.ACKNOWLEDGED),
+        ("FALSE_ALARM", State.FALSE_POSITIVE),
+    ],
+)
+def test_a_senders_word_means_one_state(word: str, state: State) -> None:
+    assert State.of(word) is state
+
+
+def test_a_word_that_means_no_state_is_named_with_those_that_do() -> None:
+    with pytest.raises(
+        ValueError,
+        match="'done' is no state of an alert; known: active, acknowledged, resolved, false_positive, new, "
+        "in_progress, false_alarm",
+    ):
+        State.of("done")
 
 
 # ---- properties: any order of findings, people and restarts ------------------------------
