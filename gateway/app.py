@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from gateway import facts, wiring
 from gateway.config import Config
 from gateway.core.alert_event import alert_topic, event_json
-from gateway.core.alerts import Alert
+from gateway.core.alerts import Move
 from gateway.core.detection import jobs_without_detectors
 from gateway.core.findings import told_of_gateway
 from gateway.core.validation import Rules
@@ -39,6 +39,7 @@ from gateway.services.housekeep import Housekeep
 from gateway.services.ingest import Ingest
 from gateway.services.jobs import Jobs
 from gateway.services.salvage import Salvage
+from gateway.services.signalling import Signalling
 from gateway.store.broker_state import load
 from gateway.supervisor import Supervisor
 from gateway.vitals import SILENCE_S_MAX, Vitals
@@ -166,11 +167,12 @@ class Gateway:
 
     def _build(self) -> None:
         config, clock = self.config, self.clock
+        self.signalling = Signalling(self.panel.show, clock)
         self.alarm = Alarm(
             clock=clock,
             database=self.database,
             policy=config.alerts,
-            signal_changed=self.panel.show,
+            signalling=self.signalling,
             published=self._alert_published,
         )
         self.salvage = Salvage(clock=clock, database=self.database, report=self.alarm.report)
@@ -229,7 +231,7 @@ class Gateway:
             supervisor=self.supervisor,
             systemd=self.systemd,
             forward=self.forward,
-            changed=self.alarm.health,
+            changed=self.signalling.health,
             looks=(partial(self.admission.look, self.broker.recheck),),
         )
         self._opened = True
@@ -325,8 +327,9 @@ class Gateway:
 
     # Wires -------------------------------------------------------------------------------------
 
-    def _alert_published(self, alert: Alert) -> None:
+    def _alert_published(self, move: Move) -> None:
         """A committed change: to local subscribers, retained while the alert is open (decision 20)."""
+        alert = move.alert
         topic = alert_topic(alert)
         self.broker.publish(topic, event_json(alert), qos=1, retain=alert.open)
         if not alert.open:

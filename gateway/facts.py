@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def of_gateway(gateway: Gateway) -> GatewayStatus:
     """A gateway whose parts all run."""
-    database, ingest, alarm = gateway.database, gateway.ingest, gateway.alarm
+    database, ingest, signal = gateway.database, gateway.ingest, gateway.signalling.signal
     return GatewayStatus(
         gateway_id=database.gateway_id,
         version=__version__,
@@ -41,7 +41,7 @@ def of_gateway(gateway: Gateway) -> GatewayStatus:
             backup=gateway.backups.last_path,
         ),
         messages=ingest.stats,
-        panel=alarm.signal.label if alarm.signal else "",
+        panel=signal.label if signal else "",
         clock_trusted=gateway.clock.trusted(),
         detectors=_detectors(gateway),
         uplink=_uplink(gateway),

@@ -14,14 +14,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from gateway import facts
 from gateway.config import Config
-from gateway.core.signals import Signal, signal_for
 from gateway.drivers.systemd import Systemd
 from gateway.errors import GatewayError
 from gateway.ports import Clock, Panel
+from gateway.services.signalling import Signalling
 from gateway.store.database import Database
 from gateway.store.farm import FarmRegister
 from gateway.store.faults import StoreUnavailableError
@@ -59,11 +57,10 @@ class Opening:
         self.config = config
         self.clock = clock
         self.began_s = time.monotonic()
-        self._panel = panel
+        self._signalling = Signalling(panel.show, clock)
         self._systemd = systemd
         self._supervisor = supervisor
         self._fault: str | None = None
-        self._hushed = False
         self._web: WebServer | None = None
 
     async def run(self) -> tuple[Database, FarmRegister]:
@@ -92,9 +89,8 @@ class Opening:
 
     def hush(self) -> None:
         """The button: somebody has heard it, the light stays."""
-        self._hushed = True
         if self._fault is not None:
-            self._panel.show(self._signal())
+            self._signalling.hush()
 
     async def _try(self) -> tuple[Database, FarmRegister]:
         work = asyncio.create_task(asyncio.to_thread(self._open))
@@ -124,7 +120,7 @@ class Opening:
         if self._fault is None:
             log.error("The store cannot be opened for now, nothing is acknowledged: %s", error)
         self._fault = str(error)
-        self._panel.show(self._signal())
+        self._signalling.health(self._fault, uplink_down=False, clock_untrusted=not self.clock.trusted())
         if self._web is None and self.config.service.enable_health_check:
             self._web = WebServer(self.status, None, mqtt_monitor=self.config.service.enable_mqtt_monitor)
             await self._web.start(
@@ -134,10 +130,7 @@ class Opening:
         self._systemd.status(f"The store cannot be opened: {error.message}")
         self._systemd.watchdog()
 
-    def _signal(self) -> Signal:
-        signal = signal_for((), degraded=True, uplink_down=False, clock_untrusted=not self.clock.trusted())
-        return msgspec.structs.replace(signal, sound=None) if self._hushed else signal
-
     def status(self) -> GatewayStatus:
         """What /health shows meanwhile."""
-        return facts.of_opening(self, self._fault or "", self._signal().label)
+        shown = self._signalling.signal
+        return facts.of_opening(self, self._fault or "", shown.label if shown else "")

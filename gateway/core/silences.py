@@ -30,6 +30,7 @@ class Silence(msgspec.Struct, frozen=True):
         origin: "web", "cli" or "mqtt".
         reason: why, as they put it.
         ended_ms: when its end was acted on, by time or by hand; None while it holds.
+        ended_by: who ended it before its time, "name (origin)"; "" otherwise.
     """
 
     id: int
@@ -41,6 +42,7 @@ class Silence(msgspec.Struct, frozen=True):
     origin: str
     reason: str
     ended_ms: int | None = None
+    ended_by: str = ""
 
 
 def silence_fault(silence: Silence) -> str | None:
@@ -73,3 +75,8 @@ def _kind_of_members(alert: Alert) -> str:
 def silenced(alert: Alert, silences: Iterable[Silence]) -> bool:
     """Whether any of them holds the alert back."""
     return any(covers(silence, alert) for silence in silences)
+
+
+def silence_over(silence: Silence, now_ms: int) -> bool:
+    """Whether its time has come; also when a clock that was set back would make it hold too long."""
+    return silence.ended_ms is not None or not 0 < silence.until_ms - now_ms <= SILENCE_MAX_MS

@@ -1,7 +1,8 @@
-"""Findings and acknowledgements → alerts on disk, then light, sound and messages.
+"""Findings, people and time → alerts on disk, then light, sound and messages.
 
 Runs on the event loop, one caller at a time. An alert, its history rows and its outbox
-events are one transaction (decision 28); nobody hears of an alert before it is committed.
+events are one transaction (decision 28); nobody hears of an alert before it is committed,
+but of a call for help the panel does.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from gateway.core.alert_event import event_json
+from gateway.core import alert_plan
+from gateway.core.alert_plan import Key, Plan, Situation
 from gateway.core.alerts import (
+    NEVER_SILENCED,
     Alert,
     AlertPolicy,
-    Change,
     Move,
     State,
     Step,
@@ -26,43 +28,32 @@ from gateway.core.alerts import (
     step,
 )
 from gateway.core.findings import Finding
-from gateway.core.severity import Severity
-from gateway.core.signals import Signal, shown, signal_for
+from gateway.core.signals import shown
+from gateway.core.silences import Silence, silence_fault, silence_over, silenced
 from gateway.errors import StoreError
 from gateway.ports import Clock
+from gateway.services.alarm_log import log_move, log_silence, one_line
+from gateway.services.signalling import Signalling
 from gateway.store import alerts as alert_rows
-from gateway.store import outbox
-from gateway.store.alerts import Transition
+from gateway.store import moves
+from gateway.store import silences as silence_rows
 from gateway.store.database import Connection, Database
+from gateway.store.moves import AUTOMATIC, Author, Written
 
 log = logging.getLogger(__name__)
 
 WAITING_MAX = 4096
 """Findings kept while the store cannot write; about 1 KB each, so 4 MB. Ten sick animals
-looked at every 2 min fill it in 13 h. The oldest goes first, counted."""
+looked at every 2 min fill it in 13 h. The oldest goes first, calls for help last, counted."""
+SILENCES_MAX = 64
+"""Silences at a time: 20 animals under treatment with three kinds of trouble each. Each of 200 open
+alerts is compared with each, 12,800 comparisons or about 3 ms, whenever something changes."""
 NOTE_CHARS_MAX = 200
 """What a person may write to an acknowledgement; it stays in the audit for 5 years."""
 WHO_CHARS_MAX = 64
 """A name, or a client id."""
-
-Key = tuple[str, str]
-"""(subject, kind)."""
-
-
-class _Author(msgspec.Struct, frozen=True):
-    who: str
-    origin: str
-
-
-_AUTOMATIC = _Author("gateway", "automatic")
-
-
-class _Plan(msgspec.Struct):
-    """What one transaction will hold: the newest episodes after it, and every move on the way."""
-
-    newest: dict[Key, Alert]
-    moves: list[Move]
-    passed_over: dict[str, int]
+NAME_CHARS_MAX = 64
+"""Of a subject or a kind in a silence: as long as a cow id may be."""
 
 
 class AlarmCounters(msgspec.Struct):
@@ -82,15 +73,14 @@ class AlarmCounters(msgspec.Struct):
 
 
 class Alarm:
-    """Runs the alert law over the store and keeps the panel's signal up to date.
+    """Runs the alert law over the store and tells the panel.
 
     Args:
         clock: the gateway's clock.
-        database: where alerts, history and outbox live.
-        policy: cooldowns and hysteresis.
-        signal_changed: called on the loop with every new signal; must not block.
-        published: called on the loop with the alert after each committed move, and at start
-            with every open alert (retained topics are rebuilt); must not block.
+        database: where alerts, history, silences and outbox live.
+        policy: cooldowns, hysteresis, reminders.
+        signalling: light and sound.
+        published: called on the loop with each committed move; must not block.
     """
 
     def __init__(
@@ -99,30 +89,32 @@ class Alarm:
         clock: Clock,
         database: Database,
         policy: AlertPolicy,
-        signal_changed: Callable[[Signal], None],
-        published: Callable[[Alert], None],
+        signalling: Signalling,
+        published: Callable[[Move], None],
     ) -> None:
         self._clock = clock
         self._database = database
         self._policy = policy
-        self._signal_changed = signal_changed
+        self._signalling = signalling
         self._published = published
         self._lock = asyncio.Lock()
         self._newest: dict[Key, Alert] = {}
+        self._silences: dict[int, Silence] = {}
         self._in_step_with_store = False
         self._waiting: deque[Finding] = deque(maxlen=WAITING_MAX)
         self._store_failing = False
-        self._degraded: str | None = None
-        self._hushed = False
-        self._uplink_down = False
-        self._clock_untrusted = False
-        self.signal: Signal | None = None
         self.counters = AlarmCounters(moves={}, passed_over={})
 
     @property
     def open_alerts(self) -> list[Alert]:
         """All alerts whose episode still runs, as they are on disk."""
         return [alert for alert in self._newest.values() if alert.open]
+
+    @property
+    def silences(self) -> list[Silence]:
+        """The silences that hold now."""
+        now_ms = self._clock.now_ms()
+        return [silence for silence in self._silences.values() if not silence_over(silence, now_ms)]
 
     @property
     def waiting_n(self) -> int:
@@ -139,34 +131,52 @@ class Alarm:
             await self._load()
             self._refresh_signal()
 
-    async def report(self, findings: list[Finding]) -> None:
+    async def report(self, findings: list[Finding]) -> bool:
         """Fold findings into the alerts and commit what changed, all in one transaction.
 
         A store that cannot write is no error here: nothing changes, the panel shows the
-        trouble, and the findings are folded again with the next report.
+        trouble, and the findings are folded again with the next report or tick.
+
+        Returns:
+            whether all findings so far are on disk.
         """
         async with self._lock:
             fold = [*self._waiting, *findings]
+            consequential = fold
             try:
-                if not self._in_step_with_store:
-                    await self._load()
-                plan, consequential = self._fold(fold)
-                await self._commit(plan, _AUTOMATIC)
+                await self._load_if_out_of_step()
+                plan, consequential = alert_plan.findings_folded(self._situation(), fold)
+                await self._commit(plan, AUTOMATIC)
             except StoreError as fault:
-                if not self._in_step_with_store:
-                    consequential = fold
                 self._store_refused(fault, consequential)
             else:
                 self._waiting.clear()
             self._refresh_signal()
+            if not self._waiting:
+                self._signalling.stored(fold)
+            return not self._waiting
+
+    def call(self, finding: Finding) -> None:
+        """Somebody calls for help: light and sound at once; `report` it next, that puts it on disk.
+
+        A copy of a call that is known already makes no new sound.
+        """
+        known = self._newest.get((finding.subject, finding.kind))
+        if not self._in_step_with_store or (
+            step(known, finding, self._clock.now_ms(), self._policy).moves and finding.present
+        ):
+            self._signalling.call(finding)
 
     async def acknowledge(self, *, alert_id: int | None, who: str, origin: str, note: str = "") -> int:
         """Somebody has seen an alert: its sound stops, its light stays.
 
+        A herd event's members are acknowledged with it. Without an id it is what the panel shows:
+        if a call sounds that is not yet on disk, or the chirp, that is silenced and nothing else.
+
         Args:
             alert_id: the alert, or None for the one the panel shows (most severe, newest).
             who: a name, or "button".
-            origin: "button", "web", "cli" or "mqtt".
+            origin: "button", "web", "cli", "mqtt" or "link".
             note: why, as they put it.
 
         Returns:
@@ -174,21 +184,26 @@ class Alarm:
             it has ended, or if somebody was first.
 
         Raises:
-            StoreError: the store cannot write; the alert is as before.
+            StoreError: the store cannot write; the alert is as before, but what the panel
+                showed sounds no more until the store can.
         """
+        if alert_id is None and self._signalling.hush():  # at once, whatever the store is doing
+            return 0
+
+        def seen(alert: Alert, reason: str) -> Step:
+            return acknowledge(alert, self._clock.now_ms(), reason)
+
         async with self._lock:
-            if self._gateway_degraded and alert_id is None:
-                # The chirp must be silenceable although nothing can be stored about it.
-                self._hushed = True
-                self._refresh_signal()
             alert = self._find(alert_id)
-            if alert is None:
-                return 0
-            reason = _one_line(note, NOTE_CHARS_MAX) or "seen"
-            return await self._by_hand(acknowledge(alert, self._clock.now_ms(), reason), who, origin)
+            try:
+                return await self._by_hand(alert, seen, one_line(note, NOTE_CHARS_MAX) or "seen", who, origin)
+            except StoreError:
+                if alert_id is None and alert is not None:
+                    self._signalling.seen(alert.id)
+                raise
 
     async def close(self, *, alert_id: int, state: State, who: str, origin: str, note: str = "") -> int:
-        """A person ends an episode: `State.FALSE_POSITIVE` or `State.RESOLVED`.
+        """A person ends an episode: `State.FALSE_POSITIVE` or `State.RESOLVED`; of a herd event all.
 
         Returns:
             the alert's id, or 0 if it is not open.
@@ -196,168 +211,184 @@ class Alarm:
         Raises:
             StoreError: the store cannot write; the alert is as before.
         """
-        async with self._lock:
-            alert = self._find(alert_id)
-            if alert is None:
-                return 0
-            reason = _one_line(note, NOTE_CHARS_MAX) or state.value.replace("_", " ")
-            return await self._by_hand(close_by_hand(alert, state, self._clock.now_ms(), reason), who, origin)
 
-    def health(self, degraded: str | None, uplink_down: bool, clock_untrusted: bool) -> None:  # noqa: FBT001
-        """Tell how the gateway itself is; the panel follows.
+        def closed(alert: Alert, reason: str) -> Step:
+            return close_by_hand(alert, state, self._clock.now_ms(), reason)
+
+        async with self._lock:
+            reason = one_line(note, NOTE_CHARS_MAX) or state.value.replace("_", " ")
+            return await self._by_hand(self._find(alert_id), closed, reason, who, origin)
+
+    async def silence(
+        self, *, subject: str | None, kind: str | None, until_ms: int, who: str, origin: str, reason: str
+    ) -> Silence:
+        """Let sound and messages rest for an animal, a kind of trouble, or the barn; light stays.
 
         Args:
-            degraded: why the store cannot write, None while it can.
-            uplink_down: an upstream is configured and cannot be reached.
-            clock_untrusted: the wall clock has not been set by anything trustworthy.
-        """
-        self._degraded = degraded
-        self._uplink_down = uplink_down
-        self._clock_untrusted = clock_untrusted
-        self._refresh_signal()
+            subject: the animal, None = all.
+            kind: of trouble, None = all.
+            until_ms: its end, UTC epoch ms by the gateway's clock.
+            who: a name.
+            origin: "web", "cli" or "mqtt".
+            reason: why, as they put it.
 
-    @property
-    def _gateway_degraded(self) -> bool:
-        return self._store_failing or self._degraded is not None
+        Raises:
+            ValueError: an end that is none, or too many silences; the text says so.
+            StoreError: the store cannot write; there is no silence.
+        """
+        async with self._lock:
+            await self._load_if_out_of_step()
+            now_ms = self._clock.now_ms()
+            wanted = Silence(
+                id=0,
+                subject=one_line(subject, NAME_CHARS_MAX) if subject else None,
+                kind=one_line(kind, NAME_CHARS_MAX) if kind else None,
+                from_ms=now_ms,
+                until_ms=until_ms,
+                who=one_line(who, WHO_CHARS_MAX) or "unknown",
+                origin=origin,
+                reason=one_line(reason, NOTE_CHARS_MAX),
+            )
+            fault = silence_fault(wanted)
+            if fault is None and len(self.silences) >= SILENCES_MAX:
+                fault = f"there are {SILENCES_MAX} silences already; end one of them first"
+            if fault is not None:
+                raise ValueError(fault)
+            written = await self._commit_by_hand(Plan(silences=[wanted]), Author(wanted.who, origin))
+            return written.silences[0]
+
+    async def end_silence(self, *, silence_id: int, who: str, origin: str) -> bool:
+        """End a silence before its time; what it has held back is told now.
+
+        Returns:
+            False if it does not hold.
+
+        Raises:
+            StoreError: the store cannot write; it holds on.
+        """
+        async with self._lock:
+            await self._load_if_out_of_step()
+            silence = next((one for one in self.silences if one.id == silence_id), None)
+            if silence is None:
+                return False
+            author = Author(one_line(who, WHO_CHARS_MAX) or "unknown", origin)
+            plan = self._lift([silence], f"{author.who} ({author.origin})")
+            await self._commit_by_hand(plan, author)
+            return True
+
+    async def tick(self) -> None:
+        """What time alone does: reminders, calls that are over, silences that end, findings that waited.
+
+        Every few seconds; without a transaction when nothing is due.
+        """
+        if self._waiting:
+            await self.report([])
+        async with self._lock:
+            try:
+                await self._load_if_out_of_step()
+                situation = self._situation()
+                over = [one for one in self._silences.values() if one not in situation.holding]
+                plan = self._lift(over, "")
+                alert_plan.elapsed(plan, situation)
+                alert_plan.gathered(plan, situation, ends_only=True)
+                await self._commit(plan, AUTOMATIC)
+            except StoreError as fault:
+                self._store_refused(fault, list(self._waiting))
+            self._refresh_signal()
+
+    async def _load_if_out_of_step(self) -> None:
+        if not self._in_step_with_store:
+            await self._load()
 
     async def _load(self) -> None:
+        def read(db: Connection) -> tuple[list[Alert], list[Silence]]:
+            return alert_rows.latest_episodes(db), silence_rows.holding(db)
+
         # Through the writer, so that it comes after whatever a cancelled caller left queued there.
-        newest = await self._database.write(alert_rows.latest_episodes)
+        newest, silences = await self._database.write(read)
         self._newest = {(alert.subject, alert.kind): alert for alert in newest}
+        self._silences = {silence.id: silence for silence in silences}
         self._in_step_with_store = True
         self._store_accepted()
 
-    def _fold(self, findings: Iterable[Finding]) -> tuple[_Plan, list[Finding]]:
-        """Run the law without changing anything; also which findings made a difference."""
-        plan = _Plan({}, [], {})
-        consequential: list[Finding] = []
-        now_ms = self._clock.now_ms()
-        for finding in findings:
-            key = (finding.subject, finding.kind)
-            before = plan.newest.get(key, self._newest.get(key))
-            after = step(before, finding, now_ms, self._policy)
-            if after.passed_over:
-                plan.passed_over[after.passed_over] = plan.passed_over.get(after.passed_over, 0) + 1
-            if after.alert is not None and after.alert is not before:
-                plan.newest[key] = after.alert
-                plan.moves.extend(after.moves)
-                consequential.append(finding)
-        return plan, consequential
+    def _situation(self) -> Situation:
+        return Situation(self._newest, self.silences, self._clock.now_ms(), self._policy)
 
-    async def _by_hand(self, after: Step, who: str, origin: str) -> int:
-        if after.alert is None or not after.moves:
+    def _lift(self, over: Sequence[Silence], ended_by: str) -> Plan:
+        now = self._situation()
+        ended = [msgspec.structs.replace(one, ended_ms=now.now_ms, ended_by=ended_by) for one in over]
+        holding = [one for one in now.holding if one not in over]
+        return alert_plan.lifted(msgspec.structs.replace(now, holding=holding), over, ended)
+
+    async def _by_hand(
+        self, alert: Alert | None, act: Callable[[Alert, str], Step], reason: str, who: str, origin: str
+    ) -> int:
+        if alert is None:
             return 0
-        plan = _Plan({(after.alert.subject, after.alert.kind): after.alert}, list(after.moves), {})
-        author = _Author(_one_line(who, WHO_CHARS_MAX) or "unknown", origin)
+        plan = alert_plan.by_hand(self._newest, alert, act, reason)
+        if plan.empty:
+            return 0
+        await self._commit_by_hand(plan, Author(one_line(who, WHO_CHARS_MAX) or "unknown", origin))
+        return alert.id
+
+    async def _commit_by_hand(self, plan: Plan, author: Author) -> Written:
         try:
-            await self._commit(plan, author)
+            written = await self._commit(plan, author)
         except StoreError:
             self.counters.store_failures += 1
             raise
         self._refresh_signal()
-        return after.alert.id
+        return written
 
-    async def _commit(self, plan: _Plan, author: _Author) -> None:
+    async def _commit(self, plan: Plan, author: Author) -> Written:
         """One transaction for the whole plan; only then memory, log and the outside."""
-        told = plan.moves
-        if plan.newest:
+        written = Written({}, [], [])
+        if not plan.empty:
             now_ms = self._clock.now_ms()
             try:
-                newest, told = await self._database.write(lambda db: _write(db, plan, author, now_ms))
+                written = await self._database.write(lambda db: moves.write(db, plan, author, now_ms))
             except asyncio.CancelledError:
                 self._in_step_with_store = False  # the writer may still commit it
                 raise
-            self._newest.update(newest)
             self._store_accepted()
+        self._newest.update(written.newest)
+        for silence in written.silences:
+            self._silences[silence.id] = silence
+            if silence.ended_ms is not None:
+                del self._silences[silence.id]
+            log_silence(silence)
         for why, n in plan.passed_over.items():
             self.counters.passed_over[why] = self.counters.passed_over.get(why, 0) + n
-        for move in told:
+        for move in written.moves:
             self.counters.moves[move.change] = self.counters.moves.get(move.change, 0) + 1
-            _log_move(move, author)
-            self._published(move.alert)
+            log_move(move, author)
+            self._published(move)
+        return written
 
     def _store_refused(self, fault: StoreError, consequential: list[Finding]) -> None:
         self.counters.store_failures += 1
         self.counters.waiting_dropped += max(0, len(consequential) - WAITING_MAX)
-        self._waiting = deque(consequential, maxlen=WAITING_MAX)
+        kept = sorted(consequential, key=lambda finding: finding.kind in NEVER_SILENCED)
+        self._waiting = deque(kept, maxlen=WAITING_MAX)
         if not self._store_failing:
             log.error("Alerts cannot be stored, %d findings wait: %s", len(consequential), fault)
         self._store_failing = True
+        self._signalling.store_failing(True)  # noqa: FBT003
 
     def _store_accepted(self) -> None:
         if self._store_failing:
             log.info("Alerts are stored again")
         self._store_failing = False
+        self._signalling.store_failing(False)  # noqa: FBT003
 
     def _find(self, alert_id: int | None) -> Alert | None:
         if alert_id is None:
-            return shown(self.open_alerts)
+            return shown(self.open_alerts, self._muted())
         return next((alert for alert in self.open_alerts if alert.id == alert_id), None)
 
+    def _muted(self) -> frozenset[int]:
+        holding = self.silences
+        return frozenset(alert.id for alert in self.open_alerts if silenced(alert, holding))
+
     def _refresh_signal(self) -> None:
-        degraded = self._gateway_degraded
-        self._hushed = self._hushed and degraded
-        signal = signal_for(self.open_alerts, degraded, self._uplink_down, self._clock_untrusted)
-        if self._hushed and signal.sound is not None and signal.sound.name == "chirp":
-            signal = msgspec.structs.replace(signal, sound=None)
-        if signal != self.signal:
-            self.signal = signal
-            self._signal_changed(signal)
-
-
-def _write(db: Connection, plan: _Plan, author: _Author, now_ms: int) -> tuple[dict[Key, Alert], list[Move]]:
-    """Alert rows, history and outbox; runs in the writer thread inside one transaction.
-
-    A new episode gets its row number with its first save; every later state of the same
-    batch carries it on.
-    """
-    ids: dict[tuple[str, str, int], int] = {}
-
-    def save(alert: Alert, transition: Transition | None) -> Alert:
-        key = (alert.subject, alert.kind, alert.episode)
-        saved = alert_rows.save(db, msgspec.structs.replace(alert, id=ids.get(key, alert.id)), transition)
-        ids[key] = saved.id
-        return saved
-
-    told = []
-    for move in plan.moves:
-        transition = Transition(
-            at_ms=now_ms,
-            from_state=move.from_state,
-            to_state=move.alert.state.value,
-            severity=move.alert.severity,
-            who=author.who,
-            origin=author.origin,
-            reason=move.reason,
-        )
-        stored = msgspec.structs.replace(move, alert=save(move.alert, transition))
-        outbox.append(db, "alert", event_json(stored.alert, move.change, move.reason), now_ms)
-        told.append(stored)
-    moved = {(move.alert.subject, move.alert.kind): move.alert for move in plan.moves}
-    newest = {}
-    for key, alert in plan.newest.items():
-        # The last move saved it already, unless the numbers were refreshed after that.
-        last = moved.get(key)
-        ided = msgspec.structs.replace(alert, id=ids.get((*key, alert.episode), alert.id))
-        newest[key] = ided if alert == last else save(alert, None)
-    return newest, told
-
-
-def _log_move(move: Move, author: _Author) -> None:
-    alert = move.alert
-    what = f"{alert.severity.label} {alert.kind} {alert.subject}"
-    if move.change in (Change.RAISED, Change.ESCALATED, Change.REPEATED):
-        level = logging.INFO if alert.severity is Severity.INFO else logging.WARNING
-        sentence = alert.sentence.removeprefix(f"{alert.subject}: ")
-        log.log(level, "ALERT %s: %s%s", what, sentence, " (late)" if alert.late else "")
-    elif author is _AUTOMATIC:
-        log.info("ALERT %s %s: %s", move.change.value, what, move.reason)
-    else:
-        log.info(
-            "ALERT %s %s by %s (%s): %s", move.change.value, what, author.who, author.origin, move.reason
-        )
-
-
-def _one_line(text: str, chars_max: int) -> str:
-    """What a person sent, fit for one line of a log and of the audit."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()[:chars_max]
+        self._signalling.alerts(self.open_alerts, self._muted())

@@ -67,7 +67,7 @@ class Detect:
         windows: Windows,
         database: Database,
         policies: Policies,
-        report: Callable[[list[Finding]], Awaitable[None]],
+        report: Callable[[list[Finding]], Awaitable[object]],
         step_minutes: int = 2,
         detectors: Callable[[str], Sequence[Detector]] = detectors_of,
     ) -> None:

@@ -68,7 +68,7 @@ class Housekeep:
         budget_bytes: Callable[[], int],
         destinations: Collection[str],
         readings_wanted: bool,
-        report: Callable[[list[Finding]], Awaitable[None]],
+        report: Callable[[list[Finding]], Awaitable[object]],
     ) -> None:
         self._clock = clock
         self._database = database

@@ -73,7 +73,7 @@ class Salvage:
         *,
         clock: Clock,
         database: Database,
-        report: Callable[[list[Finding]], Awaitable[None]],
+        report: Callable[[list[Finding]], Awaitable[object]],
     ) -> None:
         self._clock = clock
         self._database = database

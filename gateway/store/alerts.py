@@ -17,8 +17,10 @@ from gateway.errors import StoreError
 
 COLUMNS = (
     "subject, kind, episode, severity, state, onset_ms, last_seen_ms, raised_ms, changed_ms, "
-    "confidence, sentence, evidence, detail, clear_n, late, ended_ms"
+    "confidence, sentence, evidence, detail, clear_n, late, ended_ms, told_ms, reminders, folded_into"
 )
+COLUMNS_OF_PEOPLE = 3
+"""How many of the last ones came with store version 4."""
 _SELECT = f"SELECT id, {COLUMNS} FROM alert_episodes"
 _MARKS = ", ".join("?" * (COLUMNS.count(",") + 1))
 
@@ -72,6 +74,9 @@ def save(db: sqlite3.Connection, alert: Alert, transition: Transition | None) ->
         alert.clear_n,
         int(alert.late),
         alert.ended_ms,
+        alert.told_ms,
+        alert.reminders,
+        alert.folded_into,
     )
     if alert.id == 0:
         row = db.execute(
@@ -144,12 +149,13 @@ def history(db: sqlite3.Connection, alert_id: int) -> list[Transition]:
 
 
 def decode(row: tuple[Any, ...]) -> Alert:
-    """A row (id and the columns in their order) as an alert.
+    """A row (id and the columns in their order) as an alert; of an earlier version without the last ones.
 
     Raises:
         ValueError: a state, severity or evidence that no alert has (damage).
         msgspec.ValidationError: likewise.
     """
+    told_ms, reminders, folded_into = row[17:] or (0, 0, "")
     return Alert(
         id=row[0],
         subject=row[1],
@@ -168,4 +174,7 @@ def decode(row: tuple[Any, ...]) -> Alert:
         clear_n=row[14],
         late=bool(row[15]),
         ended_ms=row[16],
+        told_ms=told_ms,
+        reminders=reminders,
+        folded_into=folded_into,
     )

@@ -22,6 +22,8 @@ PACKED_SINCE = 2
 """The version that brought `hot_readings`, `undelivered` and packed hours; older files have none of them."""
 BROKER_SINCE = 3
 """The version that brought what the MQTT broker keeps over a restart."""
+PEOPLE_SINCE = 4
+"""The version that brought silences, notices, and what an alert knows of who was told."""
 
 _OURS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('schema_versions', 'dirty')"
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")

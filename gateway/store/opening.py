@@ -50,6 +50,7 @@ _EDGES_SINCE = {  # version → what it brought
         "SELECT max(day_animal) FROM rollups",
     ),
     3: ("SELECT max(id) FROM broker_sessions", "SELECT max(id) FROM broker_retained"),
+    4: ("SELECT max(id) FROM silences", "SELECT max(id) FROM notices"),
 }
 
 

@@ -131,12 +131,21 @@ def drop_rollups(db: sqlite3.Connection, before_hour: int, now_hour: int) -> int
 
 
 def drop_alerts(db: sqlite3.Connection, before_ms: int) -> int:
-    """Alerts that ended before an instant, with their history; open ones never go."""
+    """Alerts that ended before an instant, with their history and what was sent of them.
+
+    Open ones never go. Silences that ended before it go, too, and whatever else was sent before it.
+    """
     ids = db.execute(
         "SELECT id FROM alert_episodes WHERE ended_ms < ? ORDER BY id LIMIT ?", (before_ms, ROWS_PER_STEP)
     ).fetchall()
     db.executemany("DELETE FROM alert_history WHERE alert_id = ?", ids)
+    db.executemany("DELETE FROM notices WHERE alert_id = ?", ids)
     db.executemany("DELETE FROM alert_episodes WHERE id = ?", ids)
+    for table, ended in (("notices", "at_ms"), ("silences", "ended_ms")):
+        db.execute(
+            f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {ended} < ? LIMIT ?)",
+            (before_ms, ROWS_PER_STEP),
+        )
     count(db, "dropped_alerts", len(ids))
     return len(ids)
 

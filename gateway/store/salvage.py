@@ -19,7 +19,7 @@ from gateway.core.messages import Reason
 from gateway.core.severity import Severity
 from gateway.core.validation import COW_ID
 from gateway.store import alerts
-from gateway.store.migrations import BROKER_SINCE, version_of
+from gateway.store.migrations import BROKER_SINCE, PEOPLE_SINCE, version_of
 from gateway.store.salvage_walk import Gap, Row, Table, everything, rows
 
 RECORDS_S_MAX = 4.0
@@ -67,6 +67,7 @@ class _Records(msgspec.Struct, frozen=True):
     fits: Callable[[Row], object] = bool  # raises ValueError (or returns) for each row
     where: str = ""  # condition of the insert
     since: int = 1  # the store's version that brought the table
+    people_columns: int = 0  # how many of the last columns came with version PEOPLE_SINCE
     ages: bool = False  # what a backup has of it is out of date, and no help
 
 
@@ -77,7 +78,7 @@ def _of(name: str, columns: dict[str, tuple[type, ...]], **rest: Any) -> _Record
 
 _EPISODE_TYPES = (
     *(_TEXT, _TEXT, _INT, _INT, _TEXT, _INT, _INT, _INT, _INT),
-    *(_REAL, _TEXT, _TEXT, _TEXT, _INT, _INT, _INT_OR_NONE),
+    *(_REAL, _TEXT, _TEXT, _TEXT, _INT, _INT, _INT_OR_NONE, _INT, _INT, _TEXT),
 )
 _OF_BROKER = {"since": BROKER_SINCE, "ages": True}
 _OF_KNOWN_SESSION = "EXISTS (SELECT 1 FROM broker_sessions WHERE id = ?2)"
@@ -86,6 +87,7 @@ _RECORDS = (
         "alert_episodes",
         {"id": _INT, **dict(zip(alerts.COLUMNS.split(", "), _EPISODE_TYPES, strict=True))},
         fits=alerts.decode,
+        people_columns=alerts.COLUMNS_OF_PEOPLE,
     ),
     _of(
         "alert_history",
@@ -117,6 +119,39 @@ _RECORDS = (
             "cow_id": _TEXT_OR_NONE,
         },
         fits=lambda row: Reason(row[5]),
+    ),
+    # A backup's silence may have been ended since: rather a sound too many.
+    _of(
+        "silences",
+        {
+            "id": _INT,
+            "subject": _TEXT_OR_NONE,
+            "kind": _TEXT_OR_NONE,
+            "from_ms": _INT,
+            "until_ms": _INT,
+            "who": _TEXT,
+            "origin": _TEXT,
+            "reason": _TEXT,
+            "ended_ms": _INT_OR_NONE,
+            "ended_by": _TEXT,
+        },
+        since=PEOPLE_SINCE,
+        ages=True,
+    ),
+    _of(
+        "notices",
+        {
+            "id": _INT,
+            "channel": _TEXT,
+            "seq": _INT,
+            "contact": _TEXT,
+            "outcome": _TEXT,
+            "at_ms": _INT,
+            "alert_id": _INT_OR_NONE,
+            "address": _TEXT,
+        },
+        where="?7 IS NULL OR EXISTS (SELECT 1 FROM alert_episodes WHERE id = ?7)",
+        since=PEOPLE_SINCE,
     ),
     # Of the broker (its packet ids are left: a stale one would swallow a message); `load` judges the values.
     _of("broker_sessions", {"id": _INT, "client_id": _TEXT, "seen_ms": _INT}, **_OF_BROKER),
@@ -175,7 +210,7 @@ def save_records(
             continue
         gaps = [everything(records.table)] if wanted is None else wanted.get(name, [])
         for gap in gaps:
-            _copy(_Way(source, db, in_time), records, gap, tally)
+            _copy(_Way(source, db, in_time), _as_of(records, version_of(source)), gap, tally)
     _copy_cursors(source, db)
     return tally
 
@@ -213,6 +248,15 @@ class _Way(msgspec.Struct, frozen=True):
     source: sqlite3.Connection
     db: sqlite3.Connection
     in_time: Callable[[], bool]
+
+
+def _as_of(records: _Records, version: int) -> _Records:
+    """As a store of that version has it; what it does not know takes its default."""
+    if version >= PEOPLE_SINCE or not records.people_columns:
+        return records
+    kept = len(records.types) - records.people_columns
+    table = msgspec.structs.replace(records.table, columns=records.table.columns[:kept])
+    return msgspec.structs.replace(records, table=table, types=records.types[:kept])
 
 
 def _copy(way: _Way, records: _Records, gap: Gap, tally: Tally) -> None:

@@ -19,16 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import signals
-from gateway.core.alerts import Alert, AlertPolicy, State
+from gateway.core.alerts import Alert, AlertPolicy, Change, Move, State
 from gateway.core.findings import Evidence, Finding
 from gateway.core.outbox import Event
 from gateway.core.severity import Severity
 from gateway.core.signals import Signal
+from gateway.core.silences import Silence
 from gateway.errors import StoreError
 from gateway.services import alarm as alarm_module
 from gateway.services.alarm import Alarm
+from gateway.services.signalling import Signalling
 from gateway.store import alerts as alert_rows
 from gateway.store import outbox
+from gateway.store import silences as silence_rows
 from gateway.store.alerts import Transition
 from gateway.store.database import Database
 
@@ -64,22 +67,29 @@ class Barn:
         self.path = path
         self.signals: list[Signal] = []
         self.published: list[Alert] = []
+        self.told: list[Move] = []
         self.open()
 
     def open(self) -> None:
         self.database = Database.open(self.path, timeout_s=0.05)
+        self.signalling = Signalling(self.signals.append, self.clock)
         self.alarm = Alarm(
             clock=self.clock,
             database=self.database,
             policy=AlertPolicy(),
-            signal_changed=self.signals.append,
-            published=self.published.append,
+            signalling=self.signalling,
+            published=self._publish,
         )
+
+    def _publish(self, move: Move) -> None:
+        self.told.append(move)
+        self.published.append(move.alert)
 
     async def restart(self) -> None:
         await self.database.close()
         self.signals.clear()
         self.published.clear()
+        self.told.clear()
         self.open()
         await self.alarm.restore()
 
@@ -157,7 +167,7 @@ def normal(at_min: float, cow_id: str = "COW_042", kind: str = "fever") -> Findi
 def test_alert_history_and_outbox_are_one_transaction(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
         before = barn.database.commits
-        await barn.report(*[found(0, cow_id=f"COW_{n:03d}") for n in range(50)])
+        await barn.report(*[found(0, kind=f"trouble_{n}") for n in range(50)])
         assert barn.database.commits - before == 1
         assert len(barn.rows()) == len(barn.events()) == len(barn.published) == 50
         first = barn.rows()[0]
@@ -306,12 +316,12 @@ def test_findings_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_button_hushes_the_chirp_until_the_store_is_well_again(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
-        barn.alarm.health("disk full", uplink_down=False, clock_untrusted=False)
+        barn.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
         assert barn.signals[-1].sound == signals.CHIRP
         assert await barn.alarm.acknowledge(alert_id=None, who="button", origin="button") == 0
         assert barn.signals[-1] == Signal("gateway cannot store", signals.DEGRADED)
-        barn.alarm.health(None, uplink_down=False, clock_untrusted=False)
-        barn.alarm.health("disk full", uplink_down=False, clock_untrusted=False)
+        barn.signalling.health(None, uplink_down=False, clock_untrusted=False)
+        barn.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
         assert barn.signals[-1].sound == signals.CHIRP
 
     in_barn(tmp_path, story)
@@ -320,9 +330,9 @@ def test_the_button_hushes_the_chirp_until_the_store_is_well_again(tmp_path: Pat
 def test_health_reaches_the_panel_once_per_change(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
         for _ in range(3):
-            barn.alarm.health(None, uplink_down=True, clock_untrusted=False)
-        barn.alarm.health(None, uplink_down=True, clock_untrusted=True)
-        barn.alarm.health(None, uplink_down=False, clock_untrusted=False)
+            barn.signalling.health(None, uplink_down=True, clock_untrusted=False)
+        barn.signalling.health(None, uplink_down=True, clock_untrusted=True)
+        barn.signalling.health(None, uplink_down=False, clock_untrusted=False)
         assert [signal.label for signal in barn.signals] == [
             "all well",
             "uplink down",
@@ -448,7 +458,7 @@ def test_cancelled_then_locked_keeps_every_finding(tmp_path: Path) -> None:
 
 
 def test_log_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="gateway.services.alarm")
+    caplog.set_level(logging.INFO, logger="gateway.services.alarm_log")
 
     async def story(barn: Barn) -> None:
         await barn.report(found(0))
@@ -469,6 +479,348 @@ def test_log_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def sick(at_min: float, first: int, last: int, severity: Severity = WARNING) -> list[Finding]:
+    """The same trouble of many animals."""
+    return [found(at_min, severity, cow_id=f"COW_{n:03d}") for n in range(first, last + 1)]
+
+
+def test_many_sick_animals_are_one_event_in_one_transaction(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(*sick(0, 1, 4, CRITICAL))
+        before = barn.database.commits
+        await barn.report(*sick(5, 5, 6, CRITICAL))
+        assert barn.database.commits - before == 1
+        *members, herd = barn.rows()
+        assert (herd.subject, herd.kind, herd.severity) == ("herd", "fever_herd", CRITICAL)
+        assert {member.folded_into for member in members} == {herd.key}
+        assert barn.signals[-1].label == "fever_herd herd"
+        raised = [event for event in barn.events() if event["change"] == "raised"]
+        told_of_itself = [event["subject"] for event in raised if not event["folded_into"]]
+        assert told_of_itself == ["COW_001", "COW_002", "COW_003", "COW_004", "herd"]
+        await barn.report(*sick(6, 7, 7, CRITICAL))
+        assert barn.rows()[-1].folded_into == herd.key, "who falls ill while it lasts joins it"
+
+    in_barn(tmp_path, story)
+
+
+def test_what_is_said_of_a_herd_event_is_said_of_its_members(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(*sick(0, 1, 5, CRITICAL))
+        before = barn.database.commits
+        assert await barn.alarm.acknowledge(alert_id=6, who="Eva", origin="web", note="vet called") == 6
+        assert barn.database.commits - before == 1
+        assert {row.state for row in barn.rows()} == {State.ACKNOWLEDGED}
+        last = barn.history(3)[-1]
+        assert (last.who, last.origin, last.reason) == ("Eva", "web", "vet called (with herd/fever_herd/1)")
+        assert barn.history(6)[-1].reason == "vet called"
+        verdict = State.FALSE_POSITIVE
+        assert await barn.alarm.close(alert_id=6, state=verdict, who="Eva", origin="web") == 6
+        assert {row.state for row in barn.rows()} == {State.FALSE_POSITIVE}
+
+    in_barn(tmp_path, story)
+
+
+def test_a_herd_event_ends_when_the_last_of_its_members_was_closed_by_hand(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(*sick(0, 1, 5))
+        for alert_id in range(1, 6):
+            await barn.alarm.close(alert_id=alert_id, state=State.RESOLVED, who="Eva", origin="web")
+        assert barn.rows()[-1].state is State.ACTIVE
+        await barn.alarm.tick()
+        assert barn.rows()[-1].state is State.RESOLVED
+        assert barn.history(6)[-1].who == "gateway"
+
+    in_barn(tmp_path, story)
+
+
+def test_a_critical_alert_is_told_again_until_somebody_comes(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL))
+        for minute in range(1, 95):
+            barn.clock.ms = T0 + minute * MINUTE
+            await barn.alarm.tick()
+        again = [move for move in barn.told if move.change is Change.REPEATED]
+        assert [(move.alert.changed_ms - T0) // MINUTE for move in again] == [30, 60, 90]
+        assert [move.alert.reminders for move in again] == [1, 2, 3]
+        await barn.alarm.acknowledge(alert_id=1, who="Eva", origin="cli")
+        barn.clock.ms += 24 * 60 * MINUTE
+        await barn.alarm.tick()
+        assert barn.told[-1].change is Change.ACKNOWLEDGED
+
+    in_barn(tmp_path, story)
+
+
+def test_a_tick_with_nothing_due_touches_no_disk(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL), *sick(0, 1, 6))
+        await quiet(barn, cow_id="COW_009", minutes=60)
+        before = barn.database.commits
+        for minute in range(1, 30):
+            barn.clock.ms = T0 + minute * MINUTE
+            await barn.alarm.tick()
+        assert barn.database.commits == before
+
+    in_barn(tmp_path, story)
+
+
+async def quiet(barn: Barn, *, minutes: float, cow_id: str | None = None, kind: str | None = None) -> Silence:
+    until_ms = barn.clock.ms + round(minutes * MINUTE)
+    return await barn.alarm.silence(
+        subject=cow_id, kind=kind, until_ms=until_ms, who="Anna", origin="web", reason="treated"
+    )
+
+
+def test_a_silence_stops_the_sound_at_once_and_leaves_the_light(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL))
+        silence = await quiet(barn, cow_id="COW_042", minutes=60)
+        assert barn.signals[-1] == Signal("fever COW_042", signals.CRITICAL)
+        assert barn.alarm.silences == [silence]
+        assert barn.rows()[0].state is State.ACTIVE
+        await barn.report(found(1, CRITICAL, cow_id="COW_007"))
+        assert barn.signals[-1] == Signal("fever COW_007", signals.CRITICAL, signals.ALARM)
+        (event,) = [event for event in barn.events() if event["schema"] == "artemis.silence/1"]
+        assert (event["id"], event["subject"], event["kind"]) == (silence.id, "COW_042", None)
+        assert (event["who"], event["origin"], event["reason"]) == ("Anna", "web", "treated")
+        assert (event["from"], event["until"], event["ended"]) == (
+            "2023-11-14T22:13:20Z",
+            "2023-11-14T23:13:20Z",
+            None,
+        )
+
+    in_barn(tmp_path, story)
+
+
+def test_a_silence_survives_a_restart_and_ends_by_itself(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        silence = await quiet(barn, minutes=60)
+        await barn.restart()
+        assert barn.alarm.silences == [silence]
+        await barn.report(found(10, CRITICAL))
+        assert barn.signals[-1].sound is None
+        await barn.restart()
+        barn.clock.ms = silence.until_ms
+        before = barn.database.commits
+        await barn.alarm.tick()
+        assert barn.database.commits - before == 1
+        assert barn.signals[-1].sound is not None
+        assert [move.change for move in barn.told] == [Change.REPEATED]
+        assert barn.history(1)[-1].reason == "the silence set by Anna has ended"
+        assert barn.alarm.silences == []
+        (stored,) = barn.database.read_now(lambda db: silence_rows.recent(db, 9))
+        assert (stored.ended_ms, stored.ended_by) == (silence.until_ms, "")
+
+    in_barn(tmp_path, story)
+
+
+def test_what_a_silence_held_back_is_told_at_its_end_and_nothing_else(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, cow_id="told"), found(0, cow_id="worse"), found(0, cow_id="seen"))
+        first = await quiet(barn, minutes=60)
+        barn.clock.ms += 30 * MINUTE
+        second = await quiet(barn, minutes=60, kind="fever")
+        await barn.report(
+            found(31, cow_id="new"),
+            found(31, CRITICAL, cow_id="worse"),
+            found(31, CRITICAL, cow_id="seen"),
+            found(31, INFO, cow_id="info"),
+            found(31, cow_id="other", kind="mastitis"),
+        )
+        await barn.alarm.acknowledge(alert_id=3, who="Eva", origin="web")
+        barn.told.clear()
+        barn.clock.ms = first.until_ms
+        await barn.alarm.tick()
+        assert [move.alert.subject for move in barn.told] == ["other"], "the second still holds the others"
+        barn.clock.ms = second.until_ms
+        await barn.alarm.tick()
+        assert [move.alert.subject for move in barn.told] == ["other", "worse", "new"]
+        await barn.alarm.tick()
+        assert len(barn.told) == 3
+
+    in_barn(tmp_path, story)
+
+
+def test_a_reminder_that_fell_due_under_a_silence_comes_at_its_end(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL))
+        silence = await quiet(barn, minutes=120)
+        for minute in range(10, 120, 10):
+            barn.clock.ms = T0 + minute * MINUTE
+            await barn.alarm.tick()
+        assert len(barn.told) == 1
+        barn.clock.ms = silence.until_ms
+        await barn.alarm.tick()
+        assert [move.change for move in barn.told] == [Change.RAISED, Change.REPEATED]
+
+    in_barn(tmp_path, story)
+
+
+def test_a_silence_may_be_ended_by_hand_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="gateway.services.alarm_log")
+
+    async def story(barn: Barn) -> None:
+        silence = await quiet(barn, minutes=60, kind="fever")
+        await barn.report(found(1, CRITICAL))
+        assert await barn.alarm.end_silence(silence_id=silence.id, who="Eva\n", origin="cli")
+        assert barn.signals[-1].sound is not None
+        assert not await barn.alarm.end_silence(silence_id=silence.id, who="Eva", origin="cli")
+        (stored,) = barn.database.read_now(lambda db: silence_rows.recent(db, 9))
+        assert stored.ended_by == "Eva (cli)"
+
+    in_barn(tmp_path, story)
+    assert [record.message for record in caplog.records if record.message.startswith("SILENCE")] == [
+        "SILENCE 1 fever until 2023-11-14T23:13:20Z by Anna (web): treated",
+        "SILENCE ended 1 fever: Eva (cli)",
+    ]
+
+
+def test_a_clock_that_is_set_back_makes_no_silence_last_longer(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await quiet(barn, minutes=60)
+        barn.clock.ms -= 30 * 24 * 60 * MINUTE
+        assert barn.alarm.silences == []
+        await barn.alarm.tick()
+        assert barn.database.read_now(silence_rows.holding) == []
+
+    in_barn(tmp_path, story)
+
+
+def test_a_silence_ends_although_its_end_cannot_be_stored(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL))
+        silence = await quiet(barn, minutes=60)
+        barn.clock.ms = silence.until_ms
+        with barn.locked():
+            await barn.alarm.tick()
+        assert barn.signals[-1].sound == signals.ALARM
+        await barn.alarm.tick()
+        assert barn.database.read_now(silence_rows.holding) == []
+
+    in_barn(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "kind", "why"),
+    [
+        (-1, None, "before it begins"),
+        (8 * 24 * 60, None, "longer than 7 days"),
+        (5, "panic", "panic is never"),
+    ],
+)
+def test_a_silence_that_is_none_is_refused_with_a_reason(
+    tmp_path: Path, minutes: float, kind: str | None, why: str
+) -> None:
+    async def story(barn: Barn) -> None:
+        with pytest.raises(ValueError, match=why):
+            await quiet(barn, minutes=minutes, kind=kind)
+        assert barn.events() == []
+
+    in_barn(tmp_path, story)
+
+
+def test_silences_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alarm_module, "SILENCES_MAX", 2)
+
+    async def story(barn: Barn) -> None:
+        await quiet(barn, minutes=1)
+        await quiet(barn, minutes=9)
+        with pytest.raises(ValueError, match="2 silences already; end one of them first"):
+            await quiet(barn, minutes=9)
+        barn.clock.ms += 2 * MINUTE
+        await quiet(barn, minutes=9)
+
+    in_barn(tmp_path, story)
+
+
+def test_a_silence_that_cannot_be_stored_is_none(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL))
+        with barn.locked(), pytest.raises(StoreError):
+            await quiet(barn, minutes=9)
+        assert barn.alarm.silences == []
+        assert barn.signals[-1].sound == signals.ALARM
+
+    in_barn(tmp_path, story)
+
+
+def calling(at_s: float, cow_id: str = "worker-3", kind: str = "panic") -> Finding:
+    return found(at_s / 60, CRITICAL, cow_id=cow_id, kind=kind)
+
+
+def test_a_call_for_help_sounds_before_it_is_stored_and_goes_over_into_its_alert(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        barn.alarm.call(calling(0))
+        assert barn.signals[-1].sound == signals.CALL
+        assert barn.rows() == []
+        shown_n = len(barn.signals)
+        assert await barn.alarm.report([calling(0)])
+        assert len(barn.signals) == shown_n, "the sound goes on without a break"
+        await barn.alarm.acknowledge(alert_id=None, who="button", origin="button")
+        assert barn.signals[-1].sound is None
+
+    in_barn(tmp_path, story)
+
+
+def test_a_copy_of_an_answered_call_is_not_heard_again_but_a_new_one_is(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(calling(0))
+        await barn.alarm.acknowledge(alert_id=1, who="Eva", origin="web")
+        barn.clock.ms = T0 + 20_000
+        barn.alarm.call(calling(20))
+        assert barn.signals[-1].sound is None
+        await barn.report(calling(20))
+        barn.clock.ms = T0 + 90_000
+        barn.alarm.call(calling(90))
+        assert barn.signals[-1].sound == signals.CALL
+        await barn.report(calling(90))
+        assert barn.told[-1].change is Change.RENEWED
+
+    in_barn(tmp_path, story)
+
+
+def test_a_call_sounds_on_while_the_store_cannot_write_and_the_button_stills_it(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        with barn.locked():
+            barn.alarm.call(calling(0))
+            assert not await barn.alarm.report([calling(0)])
+            assert barn.signals[-1].sound == signals.CALL
+            assert await barn.alarm.acknowledge(alert_id=None, who="button", origin="button") == 0
+            assert (barn.signals[-1].label, barn.signals[-1].sound) == ("panic worker-3", None)
+        await barn.alarm.tick()
+        assert [row.kind for row in barn.rows()] == ["panic"]
+        assert barn.signals[-1].sound == signals.CALL, "nobody has acknowledged it"
+        assert await barn.alarm.acknowledge(alert_id=None, who="button", origin="button") == 1
+
+    in_barn(tmp_path, story)
+
+
+def test_of_findings_that_wait_calls_for_help_are_dropped_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alarm_module, "WAITING_MAX", 3)
+
+    async def story(barn: Barn) -> None:
+        with barn.locked():
+            await barn.report(calling(0), *[found(0, kind=f"trouble_{n}") for n in range(4)])
+        assert await barn.alarm.report([])
+        assert sorted(row.kind for row in barn.rows()) == ["panic", "trouble_2", "trouble_3"]
+
+    in_barn(tmp_path, story)
+
+
+def test_the_button_stills_an_alarm_that_the_store_cannot_acknowledge(tmp_path: Path) -> None:
+    async def story(barn: Barn) -> None:
+        await barn.report(found(0, CRITICAL))
+        with barn.locked(), pytest.raises(StoreError):
+            await barn.alarm.acknowledge(alert_id=None, who="button", origin="button")
+        assert (barn.signals[-1].label, barn.signals[-1].sound) == ("fever COW_042", None)
+        assert barn.alarm.open_alerts[0].state is State.ACTIVE
+        await barn.report(found(2, cow_id="COW_001"))
+        assert barn.signals[-1].sound == signals.ALARM, "the store can write: it must be acknowledged"
+
+    in_barn(tmp_path, story)
+
+
 EVENTS = st.lists(
     st.builds(
         found,
@@ -479,7 +831,9 @@ EVENTS = st.lists(
         present=st.booleans(),
         ended=st.booleans(),
     )
-    | st.sampled_from(["ack", "false_positive", "restart", "locked"]),
+    | st.sampled_from(
+        ["ack", "false_positive", "restart", "locked", "silence", "hour", "herd", "call", "unsilence"]
+    ),
     max_size=25,
 )
 
@@ -498,6 +852,20 @@ def test_whatever_happens_every_change_has_its_audit_row(events: list[Finding | 
                 await barn.alarm.close(alert_id=first, state=State.FALSE_POSITIVE, who="Eva", origin="web")
             elif event == "restart":
                 await barn.restart()
+            elif event == "silence" and len(barn.alarm.silences) < 3:
+                await quiet(barn, minutes=90, kind="fever")
+            elif event == "unsilence" and barn.alarm.silences:
+                first = barn.alarm.silences[0].id
+                await barn.alarm.end_silence(silence_id=first, who="Eva", origin="web")
+            elif event == "hour":
+                barn.clock.ms += 60 * MINUTE
+                await barn.alarm.tick()
+            elif event == "herd":
+                await barn.report(*sick((barn.clock.ms - T0) / MINUTE, 1, 6))
+            elif event == "call":
+                finding = calling((barn.clock.ms - T0) / 1000)
+                barn.alarm.call(finding)
+                await barn.report(finding)
             elif event == "locked":
                 with barn.locked():
                     await barn.report(found(1500, CRITICAL, cow_id="COW_1"))
@@ -519,7 +887,11 @@ def audited(barn: Barn) -> None:
         assert [s.from_state for s in steps] == ["", *(s.to_state for s in steps[:-1])]
         assert [s.severity for s in steps] == sorted(s.severity for s in steps)
         assert (steps[-1].to_state, steps[-1].severity) == (row.state.value, row.severity)
-    assert len(barn.events()) == transitions
+    told = [event for event in barn.events() if event["schema"] == "artemis.alert/1"]
+    assert len(told) == transitions
+    set_n = len(barn.database.read_now(lambda db: silence_rows.recent(db, 1000)))
+    ended_n = set_n - len(barn.database.read_now(silence_rows.holding))
+    assert len(barn.events()) - len(told) == set_n + ended_n
     newest = {(row.subject, row.kind): row for row in rows}
     assert sorted(newest.values(), key=_by_id) == sorted(barn.alarm._newest.values(), key=_by_id)
     assert all(msgspec.json.encode(row) for row in rows)

@@ -13,6 +13,7 @@ from gateway.errors import StoreError
 from gateway.services import rebuild as module
 from gateway.services.alarm import Alarm
 from gateway.services.detect import Detect
+from gateway.services.signalling import Signalling
 from gateway.store import readings as stored
 from gateway.store.database import Database
 from tests.herd_maker import START, living, reading, told
@@ -49,7 +50,7 @@ class Barn:
             clock=self.clock,
             database=self.database,
             policy=AlertPolicy(),
-            signal_changed=lambda _: None,
+            signalling=Signalling(lambda _: None, self.clock),
             published=lambda _: None,
         )
         self.detect = Detect(

@@ -16,14 +16,17 @@ CREATE TABLE silences (
     who TEXT NOT NULL,
     origin TEXT NOT NULL,
     reason TEXT NOT NULL,
-    ended_ms INTEGER                     -- NULL: holds
+    ended_ms INTEGER,                    -- NULL: holds
+    ended_by TEXT NOT NULL DEFAULT ''    -- who ended it before its time
 );
+CREATE INDEX silences_holding ON silences (id) WHERE ended_ms IS NULL;
 
 -- What became of an outbox event for one person on one channel. A row is written when the service has
 -- taken the message (sent), or when the event was told together with others (digest) or was not to be
 -- told (dropped: refused for good). The channel's cursor passes an event
 -- once nothing of it is left to do.
 CREATE TABLE notices (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     channel TEXT NOT NULL,
     seq INTEGER NOT NULL,                -- events.seq
     contact TEXT NOT NULL,
@@ -31,7 +34,7 @@ CREATE TABLE notices (
     at_ms INTEGER NOT NULL,
     alert_id INTEGER,                    -- NULL: not about one alert (daily summary)
     address TEXT NOT NULL,
-    PRIMARY KEY (channel, seq, contact, address)
-) WITHOUT ROWID;
+    UNIQUE (channel, seq, contact, address)
+);
 CREATE INDEX notices_by_alert ON notices (alert_id);
 CREATE INDEX notices_by_time ON notices (at_ms);
