@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format types cover bench rigs soak lock clean
+.PHONY: help run test lint format types cover mutants bench rigs soak lock clean
 
 # The first interpreter that is new enough, so that an old `python3` does not matter.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -40,6 +40,11 @@ types: $(VENV)/.dev  ## mypy --strict
 cover: $(VENV)/.dev  ## branch coverage of gateway/core, at least 95 %
 	@$(BIN)/python -m pytest -m "$(QUICK)" tests/core --cov --cov-fail-under=95 --cov-report=term-missing:skip-covered
 
+mutants: $(VENV)/.mutants  ## mutation score of the alert law and of validation, at least 80 % (three minutes)
+	@rm -rf mutants
+	@ALERT_HISTORIES=20 $(BIN)/mutmut run
+	@$(BIN)/python -m tests.mutation_score 80
+
 bench: $(VENV)/.dev  ## figures: readings per CPU-second, publish to PUBACK, memory
 	@$(BIN)/python -m tests.bench $(ARGS)
 
@@ -53,13 +58,14 @@ lock:  ## bring the locks up to pyproject.toml (needs uv; UPGRADE=--upgrade for 
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=/path/to/uv" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --extra build --extra notify -o requirements.lock
 	$(COMPILE) pyproject.toml --extra build --extra notify --extra dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra build --extra notify --extra dev --extra mutants -c requirements-dev.lock -o requirements-mutants.lock
 
 # One lock for Python 3.11 to 3.13 on aarch64 and x86 Linux and macOS. No addresses in it.
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
 clean:  ## remove .venv and everything that was made by tools; data/ and logs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage mutants dist build
 	find gateway sensor_sim tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/.runtime: requirements.lock pyproject.toml
@@ -69,6 +75,10 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 $(VENV)/.dev: requirements-dev.lock requirements.lock pyproject.toml
 	$(call make-venv,requirements-dev.lock)
 	@touch $(VENV)/.runtime $@
+
+$(VENV)/.mutants: requirements-mutants.lock $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 # $(1): lock file. The package itself is built offline with the locked hatchling.
 define make-venv

@@ -9,6 +9,7 @@ from gateway.core.alerts import Alert
 from gateway.core.readings import Reading
 from gateway.store import alerts, newest
 from gateway.store.opening import open_readonly
+from gateway.store.standing import Standing, standing
 
 
 def newest_readings(config: Config, cow_id: str | None, limit: int) -> list[Reading]:
@@ -29,3 +30,13 @@ def newest_alerts(config: Config, subject: str | None, limit: int) -> list[Alert
     """
     with open_readonly(Path(config.database.path)) as db:
         return alerts.recent(db, subject, limit)
+
+
+def alert_standing(config: Config, alert_id: int) -> Standing | None:
+    """One alert with its history and who was told; None if there is none.
+
+    Raises:
+        StoreError: there is no store, or it cannot be read.
+    """
+    with open_readonly(Path(config.database.path)) as db:
+        return standing(db, alert_id)

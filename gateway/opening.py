@@ -19,7 +19,7 @@ from gateway.config import Config
 from gateway.drivers.systemd import Systemd
 from gateway.errors import GatewayError
 from gateway.ports import Clock, Panel
-from gateway.services.signalling import Signalling
+from gateway.services.signalling import STORE_FAILING, Signalling
 from gateway.store.database import Database
 from gateway.store.farm import FarmRegister
 from gateway.store.faults import StoreUnavailableError
@@ -120,7 +120,7 @@ class Opening:
         if self._fault is None:
             log.error("The store cannot be opened for now, nothing is acknowledged: %s", error)
         self._fault = str(error)
-        self._signalling.health(self._fault, uplink_down=False, clock_untrusted=not self.clock.trusted())
+        self._signalling.health(STORE_FAILING, uplink_down=False, clock_untrusted=not self.clock.trusted())
         if self._web is None and self.config.service.enable_health_check:
             self._web = WebServer(self.status, None, mqtt_monitor=self.config.service.enable_mqtt_monitor)
             await self._web.start(

@@ -16,6 +16,7 @@ from gateway.drivers.systemd import Systemd
 from gateway.errors import StoreError
 from gateway.ports import Clock
 from gateway.services.forward import Forward
+from gateway.services.signalling import STORE_FAILING
 from gateway.store.database import Database
 from gateway.supervisor import Supervisor
 
@@ -30,6 +31,7 @@ PROBE_EVERY_S: Final = 30.0
 """How often the broker is asked whether it still answers: one connection of its own in thirty seconds."""
 PROBES_FAILED_MAX: Final = 2
 """One unanswered probe may be a busy minute; two are a fault."""
+BROKER_FAILING: Final = "broker does not answer"
 
 
 class Vitals:
@@ -42,7 +44,7 @@ class Vitals:
         supervisor: knows who is silent.
         systemd: is told that we live, as long as nobody is.
         forward: the uplink, where there is one.
-        changed: told (why degraded or None, uplink down, clock untrusted); must not block.
+        changed: told (what the gateway cannot do or None, uplink down, clock untrusted); must not block.
         looks: what else is to be looked at as often: files that people edit.
 
     Attributes:
@@ -106,7 +108,8 @@ class Vitals:
 
     def _tell(self) -> None:
         down = self._forward is not None and self._forward.down
-        self._changed(self.store_fault or self.broker_fault, down, not self._clock.trusted())
+        degraded = STORE_FAILING if self.store_fault else BROKER_FAILING if self.broker_fault else None
+        self._changed(degraded, down, not self._clock.trusted())
 
     async def _probe(self) -> None:
         """In real time whatever the barn's clock says: it is about this process."""

@@ -356,7 +356,7 @@ def test_the_unit_says_what_the_gateway_relies_on() -> None:
     assert unit_values("DeviceAllow") == ["char-gpiochip rw"]
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+@pytest.mark.parametrize("lock", [*LOCKS, ROOT / "requirements-mutants.lock"], ids=lambda lock: lock.name)
 def test_every_dependency_is_pinned_by_hash_and_no_address_is_named(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
     for needle in ("://", "index-url", "find-links", "file:", "/opt", "/tmp", "/root", "/home", " @ "):

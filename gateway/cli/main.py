@@ -5,72 +5,23 @@ Exit codes: 0 ok, 1 configuration, 2 store, 3 network, 4 checks failed.
 
 from __future__ import annotations
 
-import errno
-import functools
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
 from gateway import __version__
-from gateway.cli import certificates, contact, device, panel, query, replay, run, store_commands, transfer
+from gateway.cli import alerts, certificates, contact, device, panel, query, replay, run, store_commands
+from gateway.cli import transfer
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
+from gateway.cli.printing import quiet_when_unread, told_when_full
 from gateway.core.detection import jobs_without_detectors
-from gateway.errors import ConfigError, GatewayError, StoreError
+from gateway.errors import ConfigError, GatewayError
 
 TYPER_USAGE_ERROR = 2
 """What typer ends with when a command or an option is wrong; 2 is the store's code here."""
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-Command = ParamSpec("Command")
-
-
-def quiet_when_unread(command: Callable[Command, None]) -> Callable[Command, None]:
-    """End a command that prints rows without a word when nobody reads on (`| head`): that is no fault."""
-
-    @functools.wraps(command)
-    def quietly(*args: Command.args, **kwargs: Command.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _drop_unwritten()
-            raise typer.Exit from None
-
-    return quietly
-
-
-def told_when_full(command: Callable[Command, None]) -> Callable[Command, None]:
-    """End a command whose output finds no room (`> /media/stick/all.csv`) with a sentence and code 2."""
-
-    @functools.wraps(command)
-    def telling(*args: Command.args, **kwargs: Command.kwargs) -> None:
-        try:
-            try:
-                command(*args, **kwargs)
-            finally:
-                sys.stdout.flush()
-        except OSError as error:
-            if error.errno not in _NO_ROOM or error.filename is not None:
-                raise
-            _drop_unwritten()
-            raise StoreError(
-                f"standard output: {error.strerror}; what was printed is not complete",
-                "free space there, or write to another disk",
-            ) from error
-
-    return telling
-
-
-def _drop_unwritten() -> None:
-    """What is still buffered goes nowhere; otherwise Python's own flush at exit would fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,7 +31,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("readings")(told_when_full(quiet_when_unread(query.readings)))
-app.command("alerts")(told_when_full(quiet_when_unread(query.alerts)))
+app.add_typer(alerts.app, name="alerts")
 app.command("import")(transfer.import_)
 app.command("export")(told_when_full(quiet_when_unread(transfer.export)))
 app.command("backup")(told_when_full(store_commands.backup))

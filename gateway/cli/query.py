@@ -1,4 +1,4 @@
-"""`readings` and `alerts`: the store's newest rows, beside a running gateway (S0-090, S0-091)."""
+"""`readings` and how rows are printed: the store's newest, beside a running gateway (S0-090, S0-091)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.core.alert_event import event_of
 from gateway.core.alerts import Alert
 from gateway.core.instants import plain_utc
 from gateway.core.readings import Reading, wire_fields
-from gateway.offline import newest_alerts, newest_readings
+from gateway.offline import newest_readings
 
 Row = TypeVar("Row", Reading, Alert)
 
@@ -55,12 +55,6 @@ def readings(config: ConfigFile = None, cow: Cow = None, limit: Limit = 5, as_js
     """Newest stored readings."""
     rows = newest_readings(load_config(config), cow, limit)
     print_rows(rows, READING_COLUMNS, as_json=as_json, nothing="no readings stored")
-
-
-def alerts(config: ConfigFile = None, cow: Cow = None, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Newest alerts, open and ended."""
-    rows = newest_alerts(load_config(config), cow, limit)
-    print_rows(rows, ALERT_COLUMNS, as_json=as_json, nothing="no alerts")
 
 
 def print_rows(rows: Sequence[Row], columns: Columns[Row], *, as_json: bool, nothing: str) -> None:

@@ -134,7 +134,7 @@ def lifted(situation: Situation, over: Sequence[Silence], ended: Sequence[Silenc
         ended: the same as they are to be stored.
     """
     plan = Plan(silences=list(ended))
-    for alert in situation.known.values():
+    for alert in situation.known.values() if over else ():
         mine = next((silence for silence in over if covers(silence, alert)), None)
         if mine is not None and _held_back(alert) and not silenced(alert, situation.holding):
             _take(plan, alert, retell(alert, situation.now_ms, f"the silence set by {mine.who} has ended"))
@@ -145,8 +145,9 @@ def elapsed(plan: Plan, situation: Situation) -> None:
     """Add what time alone does to open alerts; nobody is reminded of what is silenced."""
     for key, before in situation.known.items():
         alert = plan.newest.get(key, before)
-        if alert.open and not silenced(alert, situation.holding):
-            _take(plan, alert, elapse(alert, situation.now_ms, situation.policy))
+        after = elapse(alert, situation.now_ms, situation.policy) if alert.open else Step(alert)
+        if after.alert is not alert and not silenced(alert, situation.holding):
+            _take(plan, alert, after)
 
 
 def _held_back(alert: Alert) -> bool:

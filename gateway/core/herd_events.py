@@ -94,7 +94,11 @@ def _begins(
             many.update(span)
     if not many:
         return None
-    members = [candidates[i] for i in sorted(many)]
+    members = [
+        alert
+        for i, alert in enumerate(candidates)
+        if i in many or alert.raised_ms >= now_ms - span_ms  # who would join it at the next look
+    ]
     return Gathering(_finding(last, kind, members, now_ms, policy), tuple(members))
 
 

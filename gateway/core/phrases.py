@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.core.alerts import Change
-from gateway.core.routing import HERD_SUFFIX
+from gateway.core.alerts import HERD_SUFFIX, Change
 from gateway.core.severity import Severity
 
 SENTENCE_CHARS_MAX = 300

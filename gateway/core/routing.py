@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import time
 
 from gateway.core.alert_event import AlertEvent
-from gateway.core.alerts import CALLS, Change
+from gateway.core.alerts import CALLS, HERD_SUFFIX, Change
 from gateway.core.contacts import Address, Contact, on_duty
 from gateway.core.severity import Severity
 
-HERD_SUFFIX = "_herd"
-"""A herd event's kind is the animals' kind and this."""
 TROUBLE = frozenset({Change.RAISED, Change.ESCALATED, Change.REPEATED, Change.RENEWED})
 """Somebody has to act."""
 ENDS = frozenset({Change.RESOLVED, Change.FALSE_POSITIVE})

@@ -25,7 +25,7 @@ class Severity(IntEnum):
         Raises:
             ValueError: a word that means none; names those that do.
         """
-        rank = _WORDS.get("_".join(word.lower().replace("-", " ").replace("_", " ").split()))
+        rank = _WORDS.get("_".join(word.lower().replace("-", " ").split()))
         if rank is None:
             raise ValueError(f"{word!r} is no severity; known: {', '.join(_WORDS)}")
         return cls(rank)

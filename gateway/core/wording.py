@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 
 from gateway.core.alert_event import AlertEvent
-from gateway.core.alerts import CALLS, ENDED, Change, State
+from gateway.core.alerts import CALLS, ENDED, NOT_ANIMALS, Change, State
 from gateway.core.day_summary import DaySummary
 from gateway.core.figures import evidence_lines, gist, local_date, local_moment
 from gateway.core.phrases import Phrases
@@ -196,7 +196,7 @@ def _wants_hands(event: AlertEvent) -> bool:
 def _what(event: AlertEvent, phrases: Phrases) -> str:
     """`fever COW_042`; of herd, gateway and barn the kind alone, which says it."""
     kind = phrases.kind(event.kind)
-    if event.cow_id is None:
+    if event.subject in NOT_ANIMALS:
         return one_line(kind)
     subject = _caller(event.subject) if event.kind in CALLS else event.subject
     return one_line(phrases.say("titles", "animal", kind=kind, subject=subject))

@@ -291,6 +291,8 @@ class Alarm:
                 plan = self._lift(over, "")
                 alert_plan.elapsed(plan, situation)
                 alert_plan.gathered(plan, situation, ends_only=True)
+                if plan.empty:
+                    return
                 await self._commit(plan, AUTOMATIC)
             except StoreError as fault:
                 self._store_refused(fault, list(self._waiting))

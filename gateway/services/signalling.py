@@ -20,6 +20,8 @@ CALLS_MAX = 64
 """Calls for help that wait for the disk, by sender and kind; a farm has a handful of panic buttons. The
 panel shows the newest one; the oldest beyond this are forgotten here, not by who stores them."""
 
+STORE_FAILING = "gateway cannot store"
+
 
 class _Call(msgspec.Struct):
     """A call for help that is not yet on disk, and whether somebody has pressed the button for it."""
@@ -44,7 +46,7 @@ class Signalling:
         self._seen: set[int] = set()
         self._calls: dict[tuple[str, str], _Call] = {}
         self._store_failing = False
-        self._degraded = False
+        self._degraded: str | None = None
         self._uplink_down = False
         self._clock_untrusted = False
         self._hushed = False
@@ -91,11 +93,11 @@ class Signalling:
         """Tell how the gateway itself is.
 
         Args:
-            degraded: why the gateway cannot do its work, None while it can.
+            degraded: what the gateway cannot do, in a few words; None while it does its work.
             uplink_down: an upstream is configured and cannot be reached.
             clock_untrusted: the wall clock has not been set by anything trustworthy.
         """
-        self._degraded = degraded is not None
+        self._degraded = degraded
         self._uplink_down = uplink_down
         self._clock_untrusted = clock_untrusted
         self._refresh()
@@ -145,7 +147,7 @@ class Signalling:
                     self._play(self._true)
 
     def _refresh(self) -> None:
-        self._hushed = self._hushed and (self._degraded or self._store_failing)
+        self._hushed = self._hushed and (self._degraded is not None or self._store_failing)
         true = self._now()
         if true != self._true:
             self._true, self._test = true, None
@@ -161,7 +163,7 @@ class Signalling:
             msgspec.structs.replace(alert, state=State.ACKNOWLEDGED) if alert.id in self._seen else alert
             for alert in self._alerts
         ]
-        degraded = self._degraded or self._store_failing
+        degraded = self._degraded or (STORE_FAILING if self._store_failing else False)
         signal = signal_for(shown, degraded, self._uplink_down, self._clock_untrusted, self._muted)
         if self._hushed and signal.sound == CHIRP:
             signal = msgspec.structs.replace(signal, sound=None)

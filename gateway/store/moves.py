@@ -75,7 +75,8 @@ def write(db: Connection, plan: Plan, author: Author, now_ms: int) -> Written:
             reason=move.reason,
         )
         stored = msgspec.structs.replace(move, alert=save(move.alert, transition))
-        outbox.append(db, "alert", event_json(stored.alert, move.change, move.reason), now_ms)
+        person = "" if author is AUTOMATIC else author.who
+        outbox.append(db, "alert", event_json(stored.alert, move.change, move.reason, person), now_ms)
         told.append(stored)
     moved = {(move.alert.subject, move.alert.kind): move.alert for move in plan.moves}
     newest = {}

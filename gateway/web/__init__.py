@@ -1,1 +1,1 @@
-"""HTTP: health, status page, read-only API."""
+"""HTTP: health, status page, API, live stream, what people do about alerts."""

@@ -1,17 +1,22 @@
-"""The status page: facts → HTML, without scripts. Pure; everything that came from outside is escaped."""
+"""The status page: facts → HTML. Pure; everything that came from outside is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import msgspec
 
-from gateway.core.alerts import Alert, State
+from gateway.core.alerts import Alert
 from gateway.core.instants import iso_utc
 from gateway.core.readings import Reading
 from gateway.core.severity import Severity
+from gateway.core.signals import shown
+from gateway.core.silences import Silence
+from gateway.store.standing import Standing
+from gateway.web.alert_views import card, silences_section
 from gateway.web.api import worst_first
+from gateway.web.layout import ago, document, moment, span, words
 from gateway.web.status import GatewayStatus, Health, judge
 
 ANIMALS_SHOWN = 500
@@ -19,8 +24,6 @@ ANIMALS_SHOWN = 500
 
 ENDED_SHOWN = 10
 """Alerts that are over, below the open ones."""
-
-REFRESH_S = 5
 
 _HEALTH_WORDS = {
     Health.HEALTHY: "The gateway is well",
@@ -36,6 +39,9 @@ class Page(msgspec.Struct, frozen=True):
         readings: the newest one of each animal, at most `ANIMALS_SHOWN`.
         animals: how many animals have ever sent a reading.
         ended: newest first.
+        standings: who has acknowledged or ended those alerts, by their row number.
+        silences: those that hold.
+        name: fills the name fields of the forms; None = nothing can be done here now.
     """
 
     status: GatewayStatus
@@ -43,50 +49,29 @@ class Page(msgspec.Struct, frozen=True):
     ended: Sequence[Alert]
     readings: Sequence[Reading]
     animals: int
+    standings: Mapping[int, Standing] = {}
+    silences: Sequence[Silence] = ()
+    name: str | None = None
 
 
 def page(facts: Page) -> str:
     """The whole document."""
     status = facts.status
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH_S}">
-<title>{escape(_title(facts))}</title>
-<link rel="stylesheet" href="/style.css">
-</head>
-<body>
-<header><h1>Barn Gateway</h1><p class="quiet">{escape(status.gateway_id)} · {_clock(status)}</p></header>
-<main>
-{_health(status)}
-{_alerts(facts)}
-{_animals(facts)}
-{_counts(status)}
-</main>
-<footer class="quiet">Version {escape(status.version)} · running for {span(status.uptime_s)} ·
-<a href="/health">health</a> · <a href="/api/alerts">alerts</a> · <a href="/api/animals">animals</a></footer>
-</body>
-</html>
-"""
-
-
-def span(seconds: float) -> str:
-    """A duration in the one unit people would use: `12 s`, `5 min`, `3 h`, `9 days`."""
-    if seconds < 90:
-        return f"{max(0, seconds):.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 36 * 3600:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} days"
-
-
-def ago(then_ms: int, now_ms: int) -> str:
-    """How long before now; an instant ahead of it says so (a collar's clock may be wrong)."""
-    seconds = (now_ms - then_ms) / 1000
-    return f"{span(seconds)} ago" if seconds > -1 else f"{span(-seconds)} ahead"
+    main = (
+        _health(status),
+        _alerts(facts),
+        silences_section(facts.silences, status.now_ms, facts.name),
+        _animals(facts),
+        _counts(status),
+    )
+    return document(
+        _title(facts),
+        "\n".join(part for part in main if part),
+        header=f'<p class="quiet">{escape(status.gateway_id)} · {_clock(status)}</p>',
+        footer=f"""Version {escape(status.version)} · running for {span(status.uptime_s)} ·
+<a href="/health">health</a> · <a href="/api/alerts">alerts</a> · <a href="/api/animals">animals</a>""",
+        refreshed=True,
+    )
 
 
 def _title(facts: Page) -> str:
@@ -98,7 +83,7 @@ def _title(facts: Page) -> str:
 
 
 def _clock(status: GatewayStatus) -> str:
-    text = f"{_moment(status.now_ms)}"
+    text = f"{moment(status.now_ms)}"
     return text if status.clock_trusted else f"{text} (clock not set)"
 
 
@@ -113,29 +98,17 @@ def _health(status: GatewayStatus) -> str:
 
 
 def _alerts(facts: Page) -> str:
-    now_ms = facts.status.now_ms
-    rows = [_alert(alert, now_ms) for alert in worst_first(facts.open_alerts)]
-    rows += [_alert(alert, now_ms) for alert in facts.ended[:ENDED_SHOWN]]
+    """What the panel shows comes first, then the worst; those that are over last."""
+    first = shown(facts.open_alerts)
+    ordered = [] if first is None else [first]
+    ordered += [alert for alert in worst_first(facts.open_alerts) if alert is not first]
+    ordered += facts.ended[:ENDED_SHOWN]
+    rows = [
+        card(facts.standings.get(alert.id, Standing(alert, ())), facts.status.now_ms, facts.name)
+        for alert in ordered
+    ]
     body = "\n".join(rows) if rows else '<p class="quiet">No alerts yet.</p>'
     return f"<section>\n<h2>Alerts <small>{len(facts.open_alerts)} open</small></h2>\n{body}\n</section>"
-
-
-def _alert(alert: Alert, now_ms: int) -> str:
-    ended = alert.state in {State.RESOLVED, State.FALSE_POSITIVE}
-    look = "ended" if ended else alert.severity.label
-    facts = [f"since {_moment(alert.onset_ms)} ({ago(alert.onset_ms, now_ms)})"]
-    facts.append(alert.state.value.replace("_", " "))
-    facts.append(f"confidence {alert.confidence:.0%}")
-    if alert.late:
-        facts.append("late")
-    if alert.ended_ms is not None:
-        facts.append(f"ended {ago(alert.ended_ms, now_ms)}")
-    heading = f"{escape(alert.subject)} · {escape(_words(alert.kind))}"
-    return f"""<article class="card {look}">
-<h3><span class="word">{alert.severity.label}</span> {heading}</h3>
-<p>{escape(alert.sentence)}</p>
-<p class="quiet">{escape(" · ".join(facts))}</p>
-</article>"""
 
 
 def _animals(facts: Page) -> str:
@@ -190,7 +163,7 @@ def _counts(status: GatewayStatus) -> str:
         ("Uplink", _uplink(status)),
     ]
     rows += [
-        (_words(job.job), "not run yet" if job.last_run_ms is None else ago(job.last_run_ms, status.now_ms))
+        (words(job.job), "not run yet" if job.last_run_ms is None else ago(job.last_run_ms, status.now_ms))
         for job in status.detectors
     ]
     cells = "\n".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows)
@@ -201,12 +174,3 @@ def _uplink(status: GatewayStatus) -> str:
     if status.uplink is None:
         return "none"
     return f"{'connected' if status.uplink.connected else 'down'}, {status.uplink.pending:,} waiting"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _moment(instant_ms: int) -> str:
-    """`2025-11-25 14:30 UTC`."""
-    return f"{iso_utc(instant_ms - instant_ms % 60_000)[:16].replace('T', ' ')} UTC"

@@ -101,6 +101,11 @@ def play(
         else:
             assert alert is not None
             after = by_hand(alert, event, now_ms)
+        assert (after.alert is None) <= (alert is None), "an alert never vanishes"
+        for move in after.moves:
+            assert isinstance(move.reason, str)
+            assert move.alert.changed_ms == now_ms
+            assert move.alert.ended_ms == (None if move.alert.open else now_ms)
         alert = after.alert
         told += [
             f"{m.alert.episode} {m.change} {m.alert.severity.label} {m.alert.state}" for m in after.moves
@@ -146,6 +151,7 @@ LAW: list[tuple[str, Script, list[str]]] = [
         [found(0), normal(2), normal(4), found(6), normal(8), normal(10)],
         [RAISED],
     ),
+    ("the same trouble at the same moment is no news", [found(0), found(0)], [RAISED]),
     ("the same judgement twice counts once", [found(0), normal(2), normal(2), normal(4)], [RAISED, "stale"]),
     (
         "one arrival ends a silence",
@@ -305,6 +311,21 @@ LAW: list[tuple[str, Script, list[str]]] = [
         [found(6000), normal(6002), normal(6004), normal(6006), found(500)],
         [RAISED, ENDED, "2 raised warning active"],
     ),
+    (
+        "what began an ended episode is not raised again",
+        [found(0), *FEVER_OVER, found(0, CRITICAL)],
+        [RAISED, ENDED, "stale"],
+    ),
+    (
+        "12 h before an ended episode is long before it",
+        [found(1000), normal(1002), normal(1004), normal(1006), found(280)],
+        [RAISED, ENDED, "2 raised warning active"],
+    ),
+    (
+        "what ended at the moment of the last look is over",
+        [found(10), found(10, ended=True)],
+        [RAISED, ENDED],
+    ),
     # what people say (decisions 17, 19)
     (
         "acknowledged once; the second changes nothing",
@@ -338,7 +359,13 @@ LAW: list[tuple[str, Script, list[str]]] = [
         [found(0, detail="a"), found(2, detail="b"), found(28, detail="b"), found(30, detail="b")],
         [RAISED, "1 updated warning active"],
     ),
+    (
+        "a new detail at the same moment waits like any other",
+        [found(0, detail="a"), found(0, detail="b")],
+        [RAISED],
+    ),
     # time passes (decision 19)
+    ("29.9 min are not 30", [found(0, CRITICAL), Clock(29.9)], [CRITICAL_RAISED]),
     ("more findings do not tell it again", [found(0, CRITICAL), found(31, CRITICAL)], [CRITICAL_RAISED]),
     (
         "critical and unacknowledged for 30 min is told again, and again",
@@ -458,6 +485,11 @@ LAW: list[tuple[str, Script, list[str]]] = [
         [CRITICAL_RAISED, "1 acknowledged critical acknowledged", CRITICAL_ENDED],
     ),
     (
+        "not before",
+        [call(0), Clock(5), ACK, Clock(64.9)],
+        [CRITICAL_RAISED, "1 acknowledged critical acknowledged"],
+    ),
+    (
         "unless the clock went back in between: then 60 min from there",
         [call(0), ACK, Clock(-600), Clock(-541), Clock(-540)],
         [CRITICAL_RAISED, "1 acknowledged critical acknowledged", CRITICAL_ENDED],
@@ -508,8 +540,10 @@ def test_law(script: Script, told: list[str]) -> None:
 
 
 def test_update_carries_the_newest_numbers_and_keeps_the_onset() -> None:
-    alert, _ = play([found(0), found(2, onset_min=-30)])
+    surer = msgspec.structs.replace(found(2, onset_min=-30), confidence=0.75)
+    alert, _ = play([found(0), surer])
     assert alert is not None
+    assert alert.confidence == 0.75
     assert (alert.sentence, alert.evidence.value, alert.onset_ms) == ("fever at minute 2", 2.0, T0)
 
 
@@ -565,12 +599,14 @@ def test_whether_it_worsened_late_is_judged_on_the_moment_it_worsened(lag_min: f
 def test_a_call_is_never_late_because_its_senders_clock_may_be_wrong(kind: str) -> None:
     alert, _ = play([call(0, kind)], lag_min=600_000)
     assert alert is not None
+    assert alert.late is False
     assert sounds(alert)
 
 
 def test_a_milder_call_that_gets_worse_is_never_late_either() -> None:
     alert, _ = play([msgspec.structs.replace(call(0), severity=WARNING), call(5)], lag_min=600)
     assert alert is not None
+    assert alert.late is False
     assert sounds(alert)
 
 
@@ -710,6 +746,39 @@ def test_late_escalation_of_an_old_fact_keeps_the_newest_judgement() -> None:
     alert, _ = play([found(600), normal(602), found(30, CRITICAL)])
     assert alert is not None
     assert (alert.clear_n, alert.last_seen_ms, alert.late) == (1, T0 + 602 * MINUTE, True)
+
+
+@pytest.mark.parametrize("at_min", [2, 4])
+def test_an_escalation_by_the_newest_finding_starts_the_count_of_normal_ones_anew(at_min: float) -> None:
+    alert, _ = play([found(0), normal(2), found(at_min, CRITICAL)])
+    assert alert is not None
+    assert alert.clear_n == 0
+
+
+def test_what_came_and_went_says_so() -> None:
+    after = step(None, found(0, ended=True), T0, POLICY)
+    assert after.reason == "came and went between two looks"
+
+
+@pytest.mark.parametrize(
+    ("subject", "kind", "hours", "looks"),
+    [
+        ("COW_042", "fever", 12, 3),
+        ("COW_042", "estrus", 72, 3),
+        ("COW_042", "sensor_malfunction", 24, 3),
+        ("COW_042", "silence", 24, 1),
+        ("gateway", "silence", 1, 1),
+        ("herd", "silence_herd", 1, 1),
+        ("herd", "heat_stress", 12, 3),
+        ("herd", "fever_herd", 0, 1),
+        ("COW_042", "fever_herd", 12, 3),
+        ("tag-7", "panic", 0, 3),
+        ("barn", EMERGENCY_STOP, 0, 3),
+    ],
+)
+def test_cooldown_and_hysteresis_of_each_kind(subject: str, kind: str, hours: int, looks: int) -> None:
+    assert POLICY.cooldown_ms(subject, kind) == hours * HOUR
+    assert POLICY.clear_n(subject, kind) == looks
 
 
 def test_close_by_hand_only_ends() -> None:

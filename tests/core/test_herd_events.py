@@ -183,6 +183,17 @@ def test_what_was_raised_hours_ago_still_counts_together() -> None:
     assert barn.gather() == 1
 
 
+@pytest.mark.parametrize(("minutes_ago", "members_n"), [(0, 6), (15, 6), (15.1, 5)])
+def test_who_would_join_at_the_next_look_belongs_to_it_at_once(minutes_ago: float, members_n: int) -> None:
+    barn = ill(5)
+    barn.now_ms += 3 * HOUR
+    barn.find("COW_9")
+    barn.now_ms += round(minutes_ago * MINUTE)
+    barn.gather()
+    assert len(members_of(barn.herd, barn.newest.values())) == members_n
+    assert barn.gather() == 0
+
+
 def test_info_is_a_record_and_makes_no_event() -> None:
     barn = ill(4)
     barn.find("COW_5", INFO)

@@ -7,13 +7,14 @@ from datetime import UTC
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.messages import RawMessage, Reason, Rejection
 from gateway.core.readings import FLAG_CLOCK_AHEAD, FLAG_CLOCK_UNTRUSTED, Reading
-from gateway.core.validation import Rules, Trimmed, parse
+from gateway.core.validation import Rules, Trimmed, one_too_many, parse
 
 RECEIVED_MS = 1_764_081_005_000  # 2025-11-25T14:30:05Z
 HOUR_MS = 3_600_000
@@ -187,6 +188,162 @@ def test_the_first_broken_rule_in_documented_order_is_the_one_named() -> None:
 )
 def test_bounds_are_inclusive_and_foreign_fields_are_ignored(changes: dict[str, Any]) -> None:
     assert isinstance(judge(with_(**changes)), Reading)
+
+
+FULL = Reading(
+    cow_id="TEST_COW_001",
+    timestamp_ms=1_764_081_000_000,
+    temperature_c=38.5,
+    fxa_g=-0.04,
+    mya_g=0.01,
+    rza_g=-0.88,
+    sxg_dps=-2.88,
+    lyg_dps=0.14,
+    dzg_dps=1.87,
+    state="lying",
+    motion_intensity=55.5,
+    received_ms=RECEIVED_MS,
+    received_s=12.5,
+)
+
+
+def test_every_field_arrives() -> None:
+    assert judge(with_(state="lying", motion_intensity=55.5)) == FULL
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"state": "dancing"}, {"state": None}),
+        ({"sxg": 2000.1}, {"sxg_dps": None}),
+        ({"lyg": "fast"}, {"lyg_dps": None}),
+        ({"dzg": True}, {"dzg_dps": None}),
+        ({"motion_intensity": -0.1}, {"motion_intensity": None}),
+        ({"motion_intensity": 100.1}, {"motion_intensity": None}),
+    ],
+)
+def test_a_dropped_field_costs_no_other(changes: dict[str, Any], lost: dict[str, None]) -> None:
+    verdict = judge(with_(**{"state": "lying", "motion_intensity": 55.5, **changes}))
+    ((name, value),) = changes.items()
+    kept = msgspec.structs.replace(FULL, **lost)
+    assert verdict == Trimmed(kept, f"Dropped optional fields for cow_id=TEST_COW_001: {name}={value}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 35.0},
+        {"temperature": 42.0},
+        {"fxa": -2.0, "mya": 2, "rza": 2.0},
+        {"sxg": -2000.0, "lyg": 2000.0, "motion_intensity": 0},
+        {"motion_intensity": 0.5},
+        {"motion_intensity": 100},
+        {"timestamp": "2000-01-01T00:00:00Z"},
+    ],
+)
+def test_bounds_are_the_same_where_an_optional_field_is_dropped(changes: dict[str, Any]) -> None:
+    verdict = judge(with_(state="dancing", **changes))
+    assert isinstance(verdict, Trimmed)
+    assert verdict.warning == "Dropped optional fields for cow_id=TEST_COW_001: state=dancing"
+    assert verdict.reading == judge(with_(**changes))
+
+
+@pytest.mark.parametrize(("second", "flags"), [(5, 0), (6, FLAG_CLOCK_AHEAD)])
+def test_exactly_five_minutes_ahead_is_not_flagged(second: int, flags: int) -> None:
+    for state in ("lying", "dancing"):
+        verdict = judge(with_(timestamp=f"2025-11-25T14:35:0{second}Z", state=state))
+        reading = verdict.reading if isinstance(verdict, Trimmed) else verdict
+        assert isinstance(reading, Reading)
+        assert reading.flags == flags
+
+
+def test_an_instant_is_whole_milliseconds_wherever_it_is_read() -> None:
+    for state in ("lying", "dancing"):
+        verdict = judge(with_(timestamp="2025-11-25T14:30:00.123999Z", state=state))
+        reading = verdict.reading if isinstance(verdict, Trimmed) else verdict
+        assert isinstance(reading, Reading)
+        assert repr(reading.timestamp_ms) == "1764081000123"
+
+
+def test_a_naive_timestamp_is_in_the_sites_zone_where_a_field_is_dropped_too() -> None:
+    verdict = judge(
+        with_(timestamp="2025-11-25T15:30:00", state="dancing"), rules=Rules(ZoneInfo("Europe/Berlin"))
+    )
+    assert isinstance(verdict, Trimmed)
+    assert verdict.reading.timestamp_ms == 1_764_081_000_000
+
+
+def test_a_date_and_an_hour_are_enough() -> None:
+    reading = judge(with_(timestamp="20251125T14"))
+    assert isinstance(reading, Reading)
+    assert reading.timestamp_ms == 1_764_079_200_000
+
+
+TOPIC_LINE = (
+    "cow_id=TEST_COW_002 does not match its topic artemis/sensors/TEST_COW_001: "
+    "the topic's last level must be the cow_id"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rejection"),
+    [
+        ({"cow_id": "TEST_COW_002"}, Rejection(Reason.COW_ID_NOT_TOPIC, TOPIC_LINE)),
+        (
+            {"timestamp": "yesterday"},
+            Rejection(
+                Reason.BAD_TIMESTAMP,
+                "Invalid timestamp for cow_id=TEST_COW_001: yesterday "
+                "(expected ISO 8601 date and time, e.g. 2025-11-19T14:30:00Z)",
+                "TEST_COW_001",
+            ),
+        ),
+        (
+            {"timestamp": "1999-12-31T23:59:59Z"},
+            Rejection(
+                Reason.TIMESTAMP_TOO_OLD,
+                "Timestamp too old for cow_id=TEST_COW_001: 1999-12-31T23:59:59Z "
+                "(earliest accepted: 2000-01-01T00:00:00Z)",
+                "TEST_COW_001",
+            ),
+        ),
+        (
+            {"timestamp": "2025-11-26T20:30:05Z", "state": 7},
+            Rejection(
+                Reason.TIMESTAMP_IN_FUTURE,
+                "Timestamp in the future for cow_id=TEST_COW_001: 2025-11-26T20:30:05Z is 30.0 h ahead of "
+                "the gateway's clock (limit 24 h; set the collar's clock)",
+                "TEST_COW_001",
+                timestamp_ms=1_764_081_005_000 + 30 * HOUR_MS,
+            ),
+        ),
+        (
+            {"mya": 2.5},
+            Rejection(
+                Reason.ACCELERATION_OUT_OF_RANGE,
+                "Acceleration out of range for cow_id=TEST_COW_001: mya=2.5g (valid range: -2.0-2.0g)",
+                "TEST_COW_001",
+                timestamp_ms=1_764_081_000_000,
+            ),
+        ),
+    ],
+)
+def test_a_rejection_says_everything(changes: dict[str, Any], rejection: Rejection) -> None:
+    assert judge(with_(**changes)) == rejection
+
+
+def test_one_animal_too_many_says_which_and_what_to_look_for() -> None:
+    assert one_too_many("COW_9", 5000) == Rejection(
+        Reason.TOO_MANY_ANIMALS,
+        "Too many animals: cow_id=COW_9 would be number 5001 (limit 5000; check for collars that invent ids)",
+    )
+
+
+@pytest.mark.parametrize(("length", "shown"), [(80, "x" * 80), (81, "x" * 77 + "...")])
+def test_a_long_foreign_value_is_cut_at_80_characters(length: int, shown: str) -> None:
+    verdict = judge(with_(timestamp="x" * length))
+    assert isinstance(verdict, Rejection)
+    assert verdict.text.startswith(f"Invalid timestamp for cow_id=TEST_COW_001: {shown} (expected ")
 
 
 @pytest.mark.parametrize(

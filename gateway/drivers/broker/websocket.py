@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import http
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from websockets.datastructures import MultipleValuesError
 from websockets.frames import CloseCode, Frame, Opcode
@@ -21,6 +19,7 @@ from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from gateway.core.origins import same_host
 from gateway.drivers.broker.gate import Gate
 from gateway.drivers.broker.layer import Layer
 from gateway.drivers.broker.limits import FRAME_BYTES_MIN, FRAMES_PER_TURN, HANDSHAKE_BYTES_MAX
@@ -131,7 +130,7 @@ class WebSocket(Layer):
             origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
         except MultipleValuesError:
             return "several origins"
-        if origin is None or origin in self._origins or _same_host(origin, host):
+        if origin is None or origin in self._origins or same_host(origin, host, socket.gethostname()):
             return None
         return origin[:128]
 
@@ -155,26 +154,3 @@ class WebSocket(Layer):
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
         return b"".join(self._protocol.data_to_send())
-
-
-def _same_host(origin: str, host: str) -> bool:
-    """Whether the page came from the host it now connects to, at any port.
-
-    The host must be an address or a name that no stranger can hold: a page of evil.example
-    could let its own name point at the barn for a moment (DNS rebinding), and would then be
-    of the same host.
-    """
-    try:
-        page, here = urlsplit(origin).hostname, urlsplit(f"//{host}").hostname
-    except ValueError:
-        return False
-    if page is None or page != here:
-        return False
-    machine = socket.gethostname().lower().partition(".")[0]
-    if page in {"localhost", machine, f"{machine}.local"}:
-        return True
-    try:
-        ipaddress.ip_address(page)
-    except ValueError:
-        return False
-    return True
