@@ -9,8 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from gateway.core.credentials import Roster
 from gateway.drivers.broker.tokens import TokenAccess
-from gateway.store.devices import DeviceFile, Look
+from gateway.store.devices import DeviceFile
+from gateway.store.register_look import Found
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +40,14 @@ class Admission:
         if self._take(await asyncio.to_thread(self._file.look)):
             changed()
 
-    def _take(self, found: Look) -> bool:
+    def _take(self, found: Found[Roster]) -> bool:
         if found.fault is not None:
             log.error("%s", found.fault)
-        if found.roster is None:
+        if found.content is None:
             return False
-        self.access.use(found.roster)
-        if len(found.roster):
-            log.info("Devices registered in %s: %d", self._file.path, len(found.roster))
+        self.access.use(found.content)
+        if len(found.content):
+            log.info("Devices registered in %s: %d", self._file.path, len(found.content))
         elif self._needed:
             log.warning(
                 "No device is registered in %s; `barn-gateway device add` enters one", self._file.path

@@ -58,7 +58,7 @@ def refusal(*words: str) -> str:
 
 
 def lets_in(home: Path, one: str, token: str) -> bool:
-    roster = DeviceFile(home / "data" / "devices.json").look().roster
+    roster = DeviceFile(home / "data" / "devices.json").look().content
     assert roster is not None
     return roster.check(one, token.encode()) is not None
 

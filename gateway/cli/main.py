@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, certificates, device, panel, query, replay, run, store_commands, transfer
+from gateway.cli import alerts, certificates, contact, device, panel, query, replay, run, store_commands
+from gateway.cli import transfer
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.cli.printing import quiet_when_unread, told_when_full
@@ -39,6 +40,7 @@ app.command("verify-store")(told_when_full(store_commands.verify_store))
 app.command("replay")(replay.replay)
 app.command("panel-off")(panel.panel_off)
 app.add_typer(device.app, name="device")
+app.add_typer(contact.app, name="contact")
 app.command("certificates")(certificates.certificates)
 
 

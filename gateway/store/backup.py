@@ -25,6 +25,9 @@ ROOM_RESERVE_BYTES = 64 * 1024 * 1024
 """Left free after a backup: the store may lie on the same card, and wants room for its log
 (16 MiB), a few days of readings (46 bytes each: 13 MB a day of 200 animals) and the log files."""
 
+REGISTER_MODE = 0o600
+"""Of a copy of the farm register."""
+
 _REGISTER = msgspec.json.Decoder(dict[str, dict[str, dict[str, object]]])
 
 
@@ -136,13 +139,17 @@ def delete(folder: Path, which: Iterable[str]) -> None:
 
 
 def write_whole(path: Path, text: bytes, owner: tuple[int, int] | None) -> None:
-    """A small file, all of it or none: temp file, sync, rename. The caller syncs the folder.
+    """A farm register, all of it or none: temp file, sync, rename. The caller syncs the folder.
+
+    Only its owner may read it, as the register itself: it holds phone numbers and secret addresses.
 
     Raises:
         OSError: the disk refuses.
     """
     temp = path.with_name(path.name + PARTIAL)
-    with temp.open("wb") as file:
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, REGISTER_MODE)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, REGISTER_MODE)  # a temp file that a power cut left may have another
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

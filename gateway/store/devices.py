@@ -10,9 +10,7 @@ random, their digests can be published), and losing it alone would lock every co
 
 from __future__ import annotations
 
-import os
 import secrets
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +21,10 @@ from tinydb import TinyDB, where
 
 from gateway.core.credentials import DEVICES_MAX, Device, Roster, bounds_fault, device_fault
 from gateway.errors import StoreError
-from gateway.store.atomic_json import AtomicJsonStorage, Kind, make_folder
-from gateway.store.faults import file_error
+from gateway.store.atomic_json import AtomicJsonStorage, Kind
 from gateway.store.links import followed
-
-if sys.platform != "win32":
-    import fcntl
+from gateway.store.register_lock import locked
+from gateway.store.register_look import Found, RegisterLook, Wording
 
 KEY_BYTES = 32
 """Of HMAC-SHA-256: as long as its output."""
@@ -71,7 +67,7 @@ class DeviceRegister:
             StoreError: the directory refuses, or an entry that a person has edited is wrong.
         """
         path = followed(path)
-        with _locked(path):
+        with locked(path):
             register = cls(AtomicJsonStorage(path, DEVICE_FILE))
             try:
                 yield register
@@ -164,24 +160,14 @@ class DeviceRegister:
         )
 
 
-class Look(msgspec.Struct, frozen=True):
-    """What a look at the file has brought.
-
-    Args:
-        roster: who may speak from now on; None = as before.
-        fault: why the file cannot be used as it is; what was in force stays in force.
-    """
-
-    roster: Roster | None = None
-    fault: str | None = None
-
-
-_SAME = Look()
-_MISSING = "is missing"
+_WORDING = Wording(
+    kept="the devices known so far stay in force",
+    nothing="no device can log in until it is put right",
+)
 
 
 class DeviceFile:
-    """The register as the gateway sees it: looked at every other second, read when it has changed.
+    """The register as the gateway sees it.
 
     Args:
         path: the file; may be missing, may be a link.
@@ -189,88 +175,17 @@ class DeviceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[int, ...] | None = None
-        self._fault: str | None = None
-        self._loaded = False
-        self._was_there = False
+        self._file = RegisterLook(
+            path, _decoded, empty=Roster(), bytes_max=REGISTER_BYTES_MAX, wording=_WORDING
+        )
 
-    def look(self) -> Look:
+    def look(self) -> Found[Roster]:
         """What is new. A fault is told once; a first look at a broken file takes its previous version."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return self._without_file()
-        except OSError as error:
-            return self._failed(f"cannot be read: {error.strerror}")
-        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-        if seen == self._seen:
-            return _SAME
-        try:
-            roster = _read(self.path)
-        except OSError as error:
-            return self._failed(f"cannot be read: {error.strerror}")
-        except ValueError as error:  # decoding faults are ValueErrors too
-            self._seen = seen
-            return self._failed(str(error))
-        self._seen, self._fault = seen, None
-        self._loaded = self._was_there = True
-        return Look(roster)
-
-    def _without_file(self) -> Look:
-        """No devices where there never was a file; one that has vanished is a fault."""
-        self._seen = None
-        if self._was_there or self._previous_path().exists():
-            return self._failed(_MISSING)
-        self._fault = None
-        if self._loaded:
-            return _SAME
-        self._loaded = True
-        return Look(Roster())
-
-    def _failed(self, what: str) -> Look:
-        """Say it, unless it was said; before anything was in force, the previous version comes in."""
-        if what == self._fault:
-            return _SAME
-        self._fault = what
-        if self._loaded:
-            return Look(None, f"{self.path}: {what}; the devices known so far stay in force")
-        try:
-            roster = _read(self._previous_path())
-        except (OSError, ValueError):
-            return Look(None, f"{self.path}: {what}; no device can log in until it is put right")
-        self._loaded = self._was_there = True
-        return Look(roster, f"{self.path}: {what}; the version before it is in force")
-
-    def _previous_path(self) -> Path:
-        path = followed(self.path)
-        return path.with_name(path.name + ".previous")
+        return self._file.look()
 
 
-def _read(path: Path) -> Roster:
-    """Raises OSError, or ValueError saying what is wrong with the content."""
-    with path.open("rb") as file:
-        text = file.read(REGISTER_BYTES_MAX + 1)
-    if len(text) > REGISTER_BYTES_MAX:
-        raise ValueError(f"is larger than {REGISTER_BYTES_MAX} bytes")
-    try:
-        content = msgspec.json.decode(text, type=_Content)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"is damaged: {error}") from None
+def _decoded(text: bytes) -> Roster:
+    """Raises ValueError saying what is wrong with it; msgspec's errors are such."""
+    content = msgspec.json.decode(text, type=_Content)
     key = next((one.key for one in content.installation.values()), "")
     return Roster(bytes.fromhex(key), content.devices.values())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One command at a time: an advisory lock on the folder, freed by the kernel when we die."""
-    try:
-        make_folder(path.parent)
-        fd = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise file_error(path, error, "run it as root or as the gateway's user") from error
-    try:
-        if sys.platform != "win32":
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

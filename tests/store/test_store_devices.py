@@ -33,7 +33,7 @@ def enter(path: Path, *ids: str, token: str = "secret", **fields: object) -> Non
 
 
 def known(file: DeviceFile, *ids: str, token: str = "secret") -> list[bool]:
-    roster = file.look().roster
+    roster = file.look().content
     assert roster is not None
     return [roster.check(one, token.encode()) is not None for one in ids]
 
@@ -41,11 +41,11 @@ def known(file: DeviceFile, *ids: str, token: str = "secret") -> list[bool]:
 def test_what_a_command_enters_the_gateway_sees_at_its_next_look(path: Path) -> None:
     file = DeviceFile(path)
     empty = file.look()
-    assert empty.roster is not None
-    assert (len(empty.roster), empty.fault) == (0, None)
+    assert empty.content is not None
+    assert (len(empty.content), empty.fault) == (0, None)
     enter(path, "A", "B")
     assert known(file, "A", "B", "C") == [True, True, False]
-    assert file.look().roster is None  # nothing new
+    assert file.look().content is None  # nothing new
     with DeviceRegister.changing(path) as register:
         register.remove(["A", "never there"])
     assert known(file, "A", "B") == [False, True]
@@ -53,7 +53,7 @@ def test_what_a_command_enters_the_gateway_sees_at_its_next_look(path: Path) -> 
         (device,) = register.devices()
         digest = token_digest(register.key(), "B", b"new").hex()
         register.change([msgspec.structs.replace(device, digest=digest, rotated_ms=5)])
-    roster = file.look().roster
+    roster = file.look().content
     assert roster is not None
     assert (roster.check("B", b"secret"), roster.check("B", b"new")) == (
         None,
@@ -64,12 +64,12 @@ def test_what_a_command_enters_the_gateway_sees_at_its_next_look(path: Path) -> 
 def test_a_file_that_has_not_changed_is_not_read_again(path: Path) -> None:
     enter(path, "A")
     file = DeviceFile(path)
-    assert file.look().roster is not None
+    assert file.look().content is not None
     for _ in range(5):
-        assert file.look().roster is None
+        assert file.look().content is None
     path.chmod(0o640)  # nothing but a new time of change
-    assert file.look().roster is not None
-    assert file.look().roster is None
+    assert file.look().content is not None
+    assert file.look().content is None
 
 
 def test_only_its_owner_may_read_it_and_no_token_is_in_it(path: Path) -> None:
@@ -115,8 +115,8 @@ def test_every_truncation_leaves_the_version_before_in_force(path: Path) -> None
     for offset in range(len(whole) - 1):
         path.write_bytes(whole[:offset])
         look = DeviceFile(path).look()
-        assert look.roster is not None, offset
-        assert (look.roster.get("A") is not None, look.roster.get("B")) == (True, None)
+        assert look.content is not None, offset
+        assert (look.content.get("A") is not None, look.content.get("B")) == (True, None)
         assert "the version before it is in force" in str(look.fault)
         assert path.read_bytes() == whole[:offset]
     with DeviceRegister.changing(path) as register:  # a command does repair it, and keeps the bad one
@@ -145,11 +145,11 @@ def test_a_slip_of_a_persons_hand_changes_nothing_and_is_told_once(path: Path, d
     good = path.read_bytes()
     path.write_bytes(damage(good))
     look = file.look()
-    assert look.roster is None
+    assert look.content is None
     assert what in str(look.fault)
     assert str(look.fault).startswith(f"{path}: ")
     assert str(look.fault).endswith("the devices known so far stay in force")
-    assert (file.look().fault, file.look().roster) == (None, None)
+    assert (file.look().fault, file.look().content) == (None, None)
     path.write_bytes(good)
     assert known(file, "A", "B") == [True, True]
 
@@ -168,12 +168,12 @@ def test_a_register_that_vanishes_while_the_gateway_runs_puts_nobody_out(path: P
 
 def test_no_register_is_no_fault_where_there_never_was_one(path: Path) -> None:
     file = DeviceFile(path)
-    roster = file.look().roster
+    roster = file.look().content
     assert roster is not None
     assert len(roster) == 0
     for _ in range(3):
         look = file.look()
-        assert (look.roster, look.fault) == (None, None)
+        assert (look.content, look.fault) == (None, None)
     enter(path, "A")
     assert known(file, "A") == [True]
     for one in path.parent.iterdir():
@@ -186,7 +186,7 @@ def test_without_any_readable_version_nobody_can_log_in_until_there_is_one(path:
     path.write_text("{", encoding="utf-8")
     file = DeviceFile(path)
     look = file.look()
-    assert look.roster is None
+    assert look.content is None
     assert "no device can log in until it is put right" in str(look.fault)
     path.unlink()
     enter(path, "A")
@@ -226,7 +226,7 @@ def test_one_too_many_is_refused_whole(path: Path) -> None:
         with pytest.raises(StoreError, match=rf"{DEVICES_MAX + 1} devices; .*device remove"):
             register.add([Device(id="X", role="sensor", digest=digest)])
         assert len(register.devices()) == DEVICES_MAX
-    roster = DeviceFile(path).look().roster
+    roster = DeviceFile(path).look().content
     assert roster is not None
     assert len(roster) == DEVICES_MAX
 
@@ -251,7 +251,7 @@ def test_the_fullest_register_is_well_below_the_bound_on_its_size(path: Path) ->
         register.add([*devices, base])
     assert path.stat().st_size < REGISTER_BYTES_MAX
     look = DeviceFile(path).look()
-    assert (look.fault, look.roster is not None) == (None, True)
+    assert (look.fault, look.content is not None) == (None, True)
 
 
 def test_keys_of_a_later_version_survive_a_command_of_this_one(path: Path) -> None:
