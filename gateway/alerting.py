@@ -37,6 +37,7 @@ from gateway.services.jobs import Jobs
 from gateway.services.notify import Notify
 from gateway.services.signalling import Signalling
 from gateway.store.database import Database
+from gateway.store.farm_file import FarmFile
 from gateway.store.link_secret import link_secret
 from gateway.supervisor import Supervisor
 
@@ -55,12 +56,12 @@ class Alerting:
         clock: the gateway's.
         database: open.
         signalling: of the panel.
-        farm: who is told.
         refuse: keeps a message as a dead letter, with the reason, and settles its receipt.
         broker: the broker, which is built behind this, because this takes some of its messages.
         moved: hears of every committed move last; must not block.
 
     Attributes:
+        farm: who is told; looked at by whoever watches files.
         link_secret: signs the links of notifications; set by `restore`.
     """
 
@@ -71,17 +72,17 @@ class Alerting:
         *,
         database: Database,
         signalling: Signalling,
-        farm: Farm,
         refuse: Callable[[RawMessage, str, Receipt], None],
         broker: Callable[[], EmbeddedBroker],
         moved: Callable[[Move], None],
     ) -> None:
         zone = ZoneInfo(config.site.timezone)
         channels = wiring.channels(config)
+        phrases = load_languages(Path(config.notify.languages) if config.notify.languages else None)
+        self.farm = Farm(FarmFile(Path(config.store.farm_register), phrases))
         self._config = config
         self._database = database
         self._signalling = signalling
-        self._farm = farm
         self._broker = broker
         self._moved_on = moved
         self.link_secret = b""
@@ -103,16 +104,15 @@ class Alerting:
         )
         self.rasteriser = Rasteriser()
         self.notifier = Notifier(channels, self.rasteriser.png)
-        languages = config.notify.languages
         self.notify = Notify(
             clock=clock,
             database=database,
             policy=wiring.notify_policy(config, channels),
-            contacts=farm.contacts,
-            groups_of=farm.groups_of,
+            contacts=self.farm.contacts,
+            groups_of=self.farm.groups_of,
             silences=lambda: self.alarm.silences,
             send=self.notifier.send,
-            phrases=load_languages(Path(languages) if languages else None),
+            phrases=phrases,
             zone=zone,
             link=self._link,
             report=self.alarm.report,
@@ -198,7 +198,7 @@ class Alerting:
 
     async def _warm(self) -> None:
         """Where people are to be told, the first alert should not wait for apprise's half second."""
-        if not any(contact.addresses for contact in self._farm.contacts()):
+        if not any(contact.addresses for contact in self.farm.contacts()):
             return
         for name, why in (await self.notifier.warm()).items():
             log.warning("Channel %s can send nothing: %s", name, why)

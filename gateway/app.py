@@ -30,7 +30,6 @@ from gateway.drivers.broker.probe import answers
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.systemd import Systemd
 from gateway.drivers.uplink_mqtt import MqttUplink
-from gateway.errors import StoreError
 from gateway.opening import Opening
 from gateway.ports import Clock
 from gateway.services.detect import Detect
@@ -154,15 +153,18 @@ class Gateway:
     async def _open_store(self) -> None:
         config = self.config
         self._stack.callback(self.systemd.close)
-        self.panel = wiring.panel(config, on_acknowledge=self._button_pressed, on_test=self._button_held, on_change=self._panel_line)
+        self.panel = wiring.panel(
+            config, on_acknowledge=self._button_pressed, on_test=self._button_held, on_change=self._panel_line
+        )
         self._stack.callback(self.panel.close)
         log.info("Testing database connection: %s", config.database.path)
         self._opening = Opening(
             config, self.clock, panel=self.panel, systemd=self.systemd, supervisor=self.supervisor
         )
-        self.database, self.farm = await self._opening.run()
+        self.database, register = await self._opening.run()
+        self._register_note = register.recovered_from
+        register.close()  # commands change it; from here on it is only looked at
         self._stack.push_async_callback(self.database.close)
-        self._stack.callback(self.farm.close)
         log.info("Database connection successful")
 
     def _build(self) -> None:
@@ -173,7 +175,6 @@ class Gateway:
             clock,
             database=self.database,
             signalling=self.signalling,
-            farm=self.farm,
             refuse=lambda *refused: self.ingest.refuse(*refused),  # noqa: PLW0108 - built below
             broker=lambda: self.broker,
             moved=self._alert_moved,
@@ -236,7 +237,7 @@ class Gateway:
             systemd=self.systemd,
             forward=self.forward,
             changed=self.signalling.health,
-            looks=(partial(self.admission.look, self.broker.recheck), self.farm.look),
+            looks=(partial(self.admission.look, self.broker.recheck), self.alerting.farm.look),
         )
         self._opened = True
 
@@ -364,10 +365,10 @@ class Gateway:
 
     async def _report_recovery(self) -> None:
         """A farm register that was found damaged is a system alert."""
-        if self.farm.recovered_from is None:
+        sentence = self._register_note
+        if sentence is None:
             return
-        log.warning(self.farm.recovered_from)
-        sentence = self.farm.recovered_from
+        log.warning("%s", sentence)
         await self.alarm.report([told_of_gateway("farm_register_recovered", sentence, self.clock.now_ms())])
 
     async def _drain(self) -> None:
