@@ -12,8 +12,18 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, certificates, contact, device, panel, query, replay, run, store_commands
-from gateway.cli import transfer
+from gateway.cli import (
+    alerts,
+    certificates,
+    contact,
+    device,
+    panel,
+    query,
+    replay,
+    run,
+    store_commands,
+    transfer,
+)
 from gateway.cli.check import run_check
 from gateway.cli.options import CONFIG_FILES, config_file
 from gateway.cli.printing import quiet_when_unread, told_when_full
