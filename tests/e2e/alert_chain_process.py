@@ -21,6 +21,8 @@ from typing import Any
 
 import apprise  # noqa: F401 - before the fork
 import msgspec
+from gateway.core.notices import DESTINATION
+from gateway.drivers.notifier import Notifier
 
 from gateway import wiring
 from gateway.app import Gateway
@@ -28,11 +30,9 @@ from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.alerts import State
 from gateway.core.findings import Finding
-from gateway.core.notices import DESTINATION
 from gateway.core.severity import Severity
 from gateway.drivers.broker.embedded import EmbeddedBroker
 from gateway.drivers.clock import SystemClock
-from gateway.drivers.notifier import Notifier
 from gateway.drivers.panel import GpioPanel
 from gateway.store import moves, notices, outbox
 
@@ -159,7 +159,7 @@ async def _told(gateway: Gateway) -> None:
         names = [f"{DESTINATION}{name}" for name in CHANNELS]
         return known.issuperset(names) and not any(outbox.pending(db, name) for name in names)
 
-    while not await gateway.database.read(done):
+    while not await gateway.database.read(done):  # noqa: ASYNC110 - the cursors are in a file
         await asyncio.sleep(LOOK_S)
 
 

@@ -19,7 +19,7 @@ from sensor_sim.episodes import Episode, Kind, Plan
 from sensor_sim.herd import Herd
 
 START_MS = 1_764_028_800_000  # 2025-11-25T00:00:00Z
-COWS = tuple(f"COW_{n:03d}" for n in range(1, 7))
+COWS = tuple(f"COW_{n:03d}" for n in range(1, 5))
 SEEN_AFTER_MS = 7 * 60_000
 """Somebody hears the buzzer in the yard, finishes what they do, and presses the button."""
 DAY_S = 86_400
