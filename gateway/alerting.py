@@ -144,6 +144,7 @@ class Alerting:
         """
         if self._config.notify.link_base:
             self.link_secret = await self._database.write(link_secret)
+        await self.notify.begin()
         await self.alarm.restore()
         broker, alerts = self._broker(), self.alarm.open_alerts
         for alert in alerts:  # known to whoever was told; anew for whoever asks

@@ -215,18 +215,7 @@ class Gateway:
         )
         self._stack.push_async_callback(self.ingest.finish)  # behind the broker's goodbyes
         self._stack.push_async_callback(self.broker.close)
-        self.housekeep = Housekeep(
-            clock=clock,
-            database=self.database,
-            policy=config.retention,
-            budget_bytes=partial(wiring.store_budget, config),
-            destinations=(*((CLOUD,) if config.uplink.enabled else ()), *self.alerting.destinations),
-            readings_wanted=config.uplink.enabled and config.uplink.readings,
-            report=self.alarm.report,
-        )
-        self.backups = wiring.backups(config, clock)
-        self._stack.push_async_callback(self.backups.close)
-        self.jobs = Jobs(clock)
+        self._build_upkeep()
         if config.uplink.enabled:
             self._build_uplink()
         self.vitals = Vitals(
@@ -240,6 +229,21 @@ class Gateway:
             looks=(partial(self.admission.look, self.broker.recheck), self.alerting.farm.look),
         )
         self._opened = True
+
+    def _build_upkeep(self) -> None:
+        config, clock = self.config, self.clock
+        self.housekeep = Housekeep(
+            clock=clock,
+            database=self.database,
+            policy=config.retention,
+            budget_bytes=partial(wiring.store_budget, config),
+            destinations=(*((CLOUD,) if config.uplink.enabled else ()), *self.alerting.destinations),
+            readings_wanted=config.uplink.enabled and config.uplink.readings,
+            report=self.alarm.report,
+        )
+        self.backups = wiring.backups(config, clock)
+        self._stack.push_async_callback(self.backups.close)
+        self.jobs = Jobs(clock)
 
     async def _start(self) -> None:
         config = self.config

@@ -13,6 +13,7 @@ from gateway.core.message_stats import MessageStats
 from gateway.web.status import BrokerStatus, DetectorStatus, GatewayStatus, StoreStatus, UplinkStatus
 
 if TYPE_CHECKING:
+    from gateway.alerting import Alerting
     from gateway.app import Gateway
     from gateway.opening import Opening
 
@@ -87,10 +88,41 @@ def _counters(gateway: Gateway) -> dict[str, dict[str, int]]:
             "late_refused": windows.late_refused,
         },
     }
+    found |= _alerting(gateway.alerting)
     if gateway.web is not None:
+        live = gateway.web.live
         found["web"] = {"refused": gateway.web.refused}
+        found["live"] = {**msgspec.structs.asdict(live.counters), "pages": live.pages_n}
     if gateway.forward is not None:
         found["uplink"] = msgspec.structs.asdict(gateway.forward.counts)
+    return found
+
+
+def _alerting(alerting: Alerting) -> dict[str, dict[str, int]]:
+    alarm, notifier = alerting.alarm, alerting.notifier
+    found = {
+        "alerts": {
+            **alarm.counters.moves,
+            **{f"passed_over_{why}": n for why, n in alarm.counters.passed_over.items()},
+            "store_failures": alarm.counters.store_failures,
+            "waiting": alarm.waiting_n,
+            "waiting_dropped": alarm.counters.waiting_dropped,
+            "silences": len(alarm.silences),
+        },
+        "calls": {
+            **msgspec.structs.asdict(alerting.emergencies.counters),
+            "waiting": alerting.emergencies.waiting_n,
+        },
+        "commands": msgspec.structs.asdict(alerting.commands.counters),
+        "notifier": {**msgspec.structs.asdict(notifier.counts), "hung": notifier.hung_n},
+        "pictures": msgspec.structs.asdict(alerting.rasteriser.counts),
+    }
+    for name, channel in alerting.notify.channels.items():
+        found[f"notify_{name}"] = {
+            **msgspec.structs.asdict(channel.counts),
+            "waiting": channel.waiting_n,
+            "held": channel.held_n,
+        }
     return found
 
 
@@ -119,6 +151,9 @@ def _uplink(gateway: Gateway) -> UplinkStatus | None:
 
 def _troubles(gateway: Gateway) -> tuple[str, ...]:
     troubles = [f"task {name} was restarted: {why}" for name, why in gateway.supervisor.faults.items()]
+    troubles += [f"channel {name} does not take messages" for name in gateway.alerting.notify.down]
+    if gateway.vitals.broker_fault:
+        troubles.append(gateway.vitals.broker_fault)
     if gateway.backups.last_error:
         troubles.append(f"the last backup failed: {gateway.backups.last_error}")
     if gateway.windows.animals_refused:

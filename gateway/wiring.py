@@ -162,7 +162,7 @@ def pins(config: Config) -> panel_pins.Pins:
 
 
 def channels(config: Config) -> dict[str, Channel]:
-    """The ways to people: those of the configuration, and those that need none (sms by Twilio's variables)."""
+    """The ways to people: those of the configuration, and those that need no entry in it."""
     own = {name: Channel(one.url, short=one.form == "short") for name, one in config.notify.channels.items()}
     return channels_of(own, os.environ)
 

@@ -119,6 +119,15 @@ class Notify:
         for channel in self.channels.values():
             channel.wake()
 
+    async def begin(self) -> None:
+        """Give every channel its place in the log: what comes from here on is told.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
+        for channel in self.channels.values():
+            await channel.begin()
+
     async def run(self) -> None:
         """Send until cancelled.
 

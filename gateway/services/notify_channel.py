@@ -183,13 +183,13 @@ class ChannelWalk:
             StoreError: the store cannot be read or written; the supervisor starts it again. What was
                 accepted meanwhile is noted first then, and nothing is sent before it is.
         """
-        await self._begin()
+        await self.begin()
         while True:
             self._woken.clear()
             wait_s, deaf = await self._work()
             await self._rest(wait_s, deaf=deaf)
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
         if self._unsettled:
             await self._settle(self._unsettled, self._cursor)
         self._cursor = await self._database.write(lambda db: notices.begin(db, self._destination))

@@ -21,8 +21,6 @@ from typing import Any
 
 import apprise  # noqa: F401 - before the fork
 import msgspec
-from gateway.core.notices import DESTINATION
-from gateway.drivers.notifier import Notifier
 
 from gateway import wiring
 from gateway.app import Gateway
@@ -30,9 +28,11 @@ from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.alerts import State
 from gateway.core.findings import Finding
+from gateway.core.notices import DESTINATION
 from gateway.core.severity import Severity
 from gateway.drivers.broker.embedded import EmbeddedBroker
 from gateway.drivers.clock import SystemClock
+from gateway.drivers.notifier import Notifier
 from gateway.drivers.panel import GpioPanel
 from gateway.store import moves, notices, outbox
 

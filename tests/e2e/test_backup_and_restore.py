@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 from tests.e2e.gateway_process import running_gateway
 from tests.e2e.publishers import FIRST_S, Acked, message, publish_until_cut
 from tests.e2e.test_whole_barn import free_ports
+from tests.store.damage import PAGE, leaves, root_of
 from tests.store.test_store_backup import fill
 
 PUBLISHERS = 90
@@ -166,8 +167,9 @@ def test_verify_store_names_where_a_page_is_broken_and_ends_with_4(shell: Shell)
     fill(db, 5000)
     db.close_now()
     assert shell("verify-store") == (0, "data/alert_state.db: ok\n", "")
+    found = list(leaves(db.path.read_bytes(), root_of(db.path, "hot_readings")))
     with db.path.open("r+b") as file:
-        file.seek(4096 * 40)
+        file.seek(PAGE * (found[len(found) // 2] - 1))
         file.write(b"\xff\xff")
     code, out, err = shell("verify-store")
     assert code == 4

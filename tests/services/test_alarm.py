@@ -316,12 +316,12 @@ def test_findings_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_button_hushes_the_chirp_until_the_store_is_well_again(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
-        barn.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
+        barn.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=False)
         assert barn.signals[-1].sound == signals.CHIRP
         assert await barn.alarm.acknowledge(alert_id=None, who="button", origin="button") == 0
         assert barn.signals[-1] == Signal("gateway cannot store", signals.DEGRADED)
         barn.signalling.health(None, uplink_down=False, clock_untrusted=False)
-        barn.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
+        barn.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=False)
         assert barn.signals[-1].sound == signals.CHIRP
 
     in_barn(tmp_path, story)

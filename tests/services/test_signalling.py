@@ -91,7 +91,7 @@ def test_it_shows_nothing_before_it_knows_anything() -> None:
 
 def test_trouble_of_the_gateway_sounds_before_there_is_a_store() -> None:
     panel = Panel()
-    panel.signalling.health("disk full", uplink_down=False, clock_untrusted=True)
+    panel.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=True)
     assert panel.shown == [CHIRPING]
     assert panel.signalling.hush()
     assert panel.now == Signal("gateway cannot store", signals.DEGRADED)
@@ -117,10 +117,10 @@ def test_a_store_that_fails_chirps_although_health_knows_nothing_of_it() -> None
 
 def test_the_chirp_is_back_with_the_next_trouble() -> None:
     panel = Panel()
-    panel.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
+    panel.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=False)
     panel.signalling.hush()
     panel.signalling.health(None, uplink_down=False, clock_untrusted=False)
-    panel.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
+    panel.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=False)
     assert panel.now == CHIRPING
 
 
@@ -141,7 +141,7 @@ def test_a_call_comes_before_everything_until_it_is_stored() -> None:
     panel = Panel()
     panel.signalling.alerts([FEVER], NOBODY)
     panel.signalling.call(panic())
-    panel.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
+    panel.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=False)
     assert panel.now == signals.call_signal("panic", "worker-3")
     panel.signalling.stored([panic()])
     assert panel.now.label == "fever COW_042"
@@ -159,7 +159,7 @@ def test_a_call_that_was_sent_again_meanwhile_is_not_stored_yet() -> None:
 
 def test_the_button_stills_calls_and_chirp_together_and_their_lamp_stays() -> None:
     panel = Panel()
-    panel.signalling.health("disk full", uplink_down=False, clock_untrusted=False)
+    panel.signalling.health("gateway cannot store", uplink_down=False, clock_untrusted=False)
     panel.signalling.call(panic("worker-1"))
     panel.signalling.call(panic("worker-2"))
     assert panel.signalling.hush()
