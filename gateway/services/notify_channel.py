@@ -190,6 +190,11 @@ class ChannelWalk:
             await self._rest(wait_s, deaf=deaf)
 
     async def begin(self) -> None:
+        """Take its place in the log: the end of it for a channel that is new.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
         if self._unsettled:
             await self._settle(self._unsettled, self._cursor)
         self._cursor = await self._database.write(lambda db: notices.begin(db, self._destination))
