@@ -302,9 +302,11 @@ class ChannelWalk:
         self.counts.sent += 1
         self.counts.digests += sending.digest
         self._breaker = breaker.succeeded()
-        self._rounds_failed = 0
+        was_down, self._rounds_failed = self._rounds_failed > 0, 0
         self._gave_up.discard(sending.address.to)
-        self._attempts.went_through(suspects, self._clock.monotonic_s(), self._random_unit())
+        # What failed a moment before the line came back did not fail by itself: it goes first again.
+        failed_alone = () if was_down else suspects
+        self._attempts.went_through(failed_alone, self._clock.monotonic_s(), self._random_unit())
         suspects.clear()
         if self._down_since_s is not None:
             lasted_s = self._clock.monotonic_s() - self._down_since_s

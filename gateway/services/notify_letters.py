@@ -28,8 +28,8 @@ CHART_BEFORE_MS = DAY_MS
 """What was before the trouble began, so that the eye has something to compare with."""
 CHART_SPAN_MS_MAX = 3 * DAY_MS
 """Of a trouble that has lasted for days the newest three are drawn."""
-CHART_POINTS_MAX = 288
-"""A point each 5 min of a day; 640 pixels have room for two pixels each."""
+CHART_POINTS_MAX = 600
+"""A point each 5 min while the trouble is younger than a day, each 15 min after that; one for each pixel."""
 DEFAULT_LANGUAGE = "en"
 
 _TEMPERATURE = ("temperature_c", "°C")
