@@ -8,6 +8,7 @@ finds a barn in which nothing sounds.
   publish→panel   from the write to the socket to `show` on the panel's driver
   publish→PUBREC  until the alert is on disk and acknowledged
   finding→panel   from a detector's finding to `show`, the commit included
+  finding→letter  until a webhook on this machine has the notification of it
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from pathlib import Path
 
 import msgspec
 
-from gateway import wiring
+from gateway import farming, wiring
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.config import schema as sections
 from gateway.core.alerts import State
+from gateway.core.contacts import Address, Contact
 from gateway.core.findings import Finding
 from gateway.core.severity import Severity
 from gateway.core.signals import Signal
@@ -38,9 +40,12 @@ from tests.bench.generator import Plan, percentile
 from tests.bench.load import connect_packet, publish_bytes
 from tests.bench.processes import Load, about_load, cpu_s, free_port, running_load
 from tests.conftest import ROOT
+from tests.post_offices import Webhook
 
 COLLARS = 100
 RATE = 500.0
+LETTER_KIND = "sensor_malfunction"
+"""Of the alerts that somebody is told of."""
 CALL_EVERY_S = 0.1
 """Time for the last call's alert to be stored and closed, which is two commits."""
 BAR_MS = 100.0
@@ -72,23 +77,31 @@ async def serve(port: int, home: Path) -> None:
     config: Config = msgspec.structs.replace(
         own, mqtt=sections.Mqtt(broker_port=port), store=sections.Store(farm_register=str(home / "farm.json"))
     )
+    hook = Webhook(free_port())
+    await hook.open()
+    address = Address("webhook", f"http://127.0.0.1:{hook.port}/", "critical")
+    farming.add(config, Contact("Anna", (address,), kinds=(LETTER_KIND,)), languages=("en",), say=print)
     async with Gateway(config, SystemClock()) as gateway:
         closing = asyncio.create_task(close_what_is_raised(gateway))
         print(json.dumps({}), flush=True)
         steps: dict[str, Callable[[list[str]], Awaitable[dict[str, float]]]] = {
             "calls": lambda _: shown(panel),
             "findings": lambda words: findings(gateway, panel, int(words[0])),
+            "letters": lambda words: letters(gateway, hook, int(words[0])),
         }
         while line := await asyncio.to_thread(sys.stdin.readline):
             step, *words = line.split()
             print(json.dumps(await steps[step](words)), flush=True)
         closing.cancel()
+    await hook.close()
 
 
 async def close_what_is_raised(gateway: Gateway) -> None:
     """The next call finds a quiet barn."""
     while True:
         for alert in gateway.alarm.open_alerts:
+            if alert.kind == LETTER_KIND:
+                continue  # closed when its letter has come
             await gateway.alarm.close(alert_id=alert.id, state=State.RESOLVED, who="bench", origin="cli")
         await asyncio.sleep(CALL_EVERY_S / 5)
 
@@ -101,23 +114,42 @@ async def findings(gateway: Gateway, panel: StampingPanel, count: int) -> dict[s
     """Milliseconds from a finding handed to the alarm to the panel, for each of `count` animals."""
     took_ms = {}
     for number in range(count):
-        subject, now_ms = f"SICK_{number:04d}", gateway.clock.now_ms()
-        finding = Finding(
-            subject=subject,
-            kind="fever",
-            present=True,
-            severity=Severity.CRITICAL,
-            at_ms=now_ms,
-            onset_ms=now_ms,
-            confidence=0.9,
-            sentence=f"{subject}: 41.0 °C",
-        )
+        finding = found(subject := f"SICK_{number:04d}", "fever", gateway.clock.now_ms())
         began_s = time.monotonic()
         await gateway.alarm.report([finding])
         label = next(label for label in panel.shown_s if label.endswith(subject))
         took_ms[subject] = (panel.shown_s[label] - began_s) * 1000
         await asyncio.sleep(CALL_EVERY_S)
     return took_ms
+
+
+async def letters(gateway: Gateway, hook: Webhook, count: int) -> dict[str, float]:
+    """Milliseconds from a finding handed to the alarm to its notification at the webhook."""
+    took_ms = {}
+    for number in range(count):
+        finding = found(subject := f"COLLAR_{number:04d}", LETTER_KIND, gateway.clock.now_ms())
+        began_s = time.monotonic()
+        await gateway.alarm.report([finding])
+        await hook.until(lambda: bool(hook.got) and hook.got[-1]["subject"] == subject)
+        took_ms[subject] = (time.monotonic() - began_s) * 1000
+        for alert in gateway.alarm.open_alerts:
+            await gateway.alarm.close(alert_id=alert.id, state=State.RESOLVED, who="bench", origin="cli")
+        await asyncio.sleep(CALL_EVERY_S)
+    return took_ms
+
+
+def found(subject: str, kind: str, now_ms: int) -> Finding:
+    """A critical finding of now."""
+    return Finding(
+        subject=subject,
+        kind=kind,
+        present=True,
+        severity=Severity.CRITICAL,
+        at_ms=now_ms,
+        onset_ms=now_ms,
+        confidence=0.9,
+        sentence=f"{subject}: 41.0 °C",
+    )
 
 
 # The process with the button ----------------------------------------------------------------------
@@ -200,8 +232,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench alarms")
     parser.add_argument("--calls", type=int, default=300)
     parser.add_argument("--findings", type=int, default=200)
+    parser.add_argument("--letters", type=int, default=100)
     options = parser.parse_args(arguments)
-    seconds = (options.calls + options.findings) * CALL_EVERY_S * 1.3 + 2 * SETTLE_S
+    events = options.calls + options.findings + 3 * options.letters
+    seconds = events * CALL_EVERY_S * 1.3 + 2 * SETTLE_S
     with recording_gateway() as (gateway, port, pid):
         plan = Plan(port, COLLARS, round(RATE * seconds / COLLARS), in_flight=65535, rate=RATE)
         with running_load(plan) as load:
@@ -211,6 +245,7 @@ def main(arguments: list[str]) -> None:
             cpu_began_s, began_s = cpu_s(pid), time.monotonic()
             pressed = pressed_button(port, options.calls)
             found_ms = gateway.step(f"findings {options.findings}")
+            told_ms = gateway.step(f"letters {options.letters}")
             share = (cpu_s(pid) - cpu_began_s) / (time.monotonic() - began_s)
             labels = gateway.step("calls")
             done = load.answer()
@@ -225,6 +260,7 @@ def main(arguments: list[str]) -> None:
                 spread("panic: publish→panel ", panel_ms, f"; bar p99 {BAR_MS:.0f} ms"),
                 spread("panic: publish→PUBREC", answer_ms, "; the alert is on disk"),
                 spread("fever: finding→panel ", list(found_ms.values()), "; commit included"),
+                spread("collar: finding→letter", list(told_ms.values()), "; bar 1000 ms, S3-062 10-20 s"),
             )
         )
     )
