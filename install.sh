@@ -9,6 +9,7 @@ readonly NAME=barn-gateway
 SOURCE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 readonly SOURCE
 readonly PYTHON="${PYTHON:-python3}"
+readonly FONT=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf # of the charts in e-mails
 
 DRY=false
 UNINSTALL=false
@@ -140,10 +141,18 @@ check_machine() {
 }
 
 install_packages() {
-    if ! $BUILD_VENV || "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then return; fi
-    if skipped_below_root "python3-venv"; then return; fi
-    run apt-get update -qq
-    run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv
+    if ! $BUILD_VENV; then return; fi
+    if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
+        install_package python3-venv
+    fi
+    if [ ! -f "$FONT" ] && ! install_package fonts-dejavu-core; then
+        say "note: without fonts-dejavu-core the charts in e-mails have no words and numbers"
+    fi
+}
+
+install_package() { # NAME
+    if skipped_below_root "$1"; then return; fi
+    run apt-get update -qq && run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1"
 }
 
 make_account() {
